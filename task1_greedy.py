@@ -18,7 +18,7 @@ def greedy(prompt, max_new_tokens=MAX_NEW_TOKENS):
 def main():
     with Report(__doc__) as report:
         for name, prompt in PROMPTS.items():
-            report.section(name, ["greedy"], [greedy(prompt, report.max_new_tokens)])
+            report.section(name, ["greedy"], [greedy(prompt, report.args.max_new_tokens)])
 
 
 if __name__ == "__main__":

@@ -45,9 +45,7 @@ def dequantise(folder, gguf_file, target):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf_file)
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, gguf_file=gguf_file, dtype=torch.float32
-    )
+    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf_file, dtype=torch.float32)
     # What is saved is no longer quantised, and must not say that it is.
     del model.config.quantization_config, model.hf_quantizer
     model.save_pretrained(target)

@@ -1,0 +1,37 @@
+"""Task 2. Sampling: at each step draw the token from the model's whole distribution.
+
+A text ends at the EOS token or at the limit. Another seed draws other texts.
+"""
+
+from common import MAX_NEW_TOKENS, PROMPTS, Decoding, Report, step
+
+import torch
+
+COUNT = 3  # texts per prompt
+
+
+def sample(prompt, count, generator, max_new_tokens=MAX_NEW_TOKENS):
+    """`count` sampled continuations of `prompt`, a list of `Text` (assignment, task 2).
+
+    generator: the `torch.Generator` of the draws, on the model's device.
+    """
+    decoding = Decoding(prompt, count, max_new_tokens)
+    while decoding.open:
+        logits = step(decoding)  # (open rows, vocabulary)
+        probs = logits.softmax(dim=-1)
+        tokens = torch.multinomial(probs, 1, generator=generator)  # (open rows, 1)
+        decoding.append(tokens[:, 0])
+    return decoding.texts
+
+
+def main():
+    with Report(__doc__, samples=COUNT) as report:
+        for name, prompt in PROMPTS.items():
+            texts = []
+            for batch in report.batches(["sampling"]):
+                texts += sample(prompt, len(batch), report.generator, report.args.max_new_tokens)
+            report.section(name, ["sampling"], texts)
+
+
+if __name__ == "__main__":
+    main()
