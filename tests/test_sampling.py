@@ -1,0 +1,173 @@
+"""Tasks 2 to 4: what is drawn, and from what."""
+
+import pytest
+import scipy.stats
+import torch
+from conftest import uncached
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import TopPLogitsWarper
+
+import task2_sampling
+import task3_temperature
+import task4_nucleus
+from task1_greedy import greedy
+from task4_nucleus import nucleus
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def fits(tokens, probs, draws):
+    """Whether drawn tokens fit `probs`, by a chi-square test; rare tokens are counted together."""
+    observed = torch.bincount(torch.tensor(tokens), minlength=len(probs)).double()
+    assert not observed[probs == 0].any()
+    expected = probs.double() / probs.double().sum() * draws
+    rare = expected < 5
+    observed = [*observed[~rare].tolist(), float(observed[rare].sum())]
+    expected = [*expected[~rare].tolist(), float(expected[rare].sum())]
+    if expected[-1] == 0:
+        observed, expected = observed[:-1], expected[:-1]
+    if len(expected) == 1:
+        return observed == [draws]
+    return scipy.stats.chisquare(observed, expected).pvalue > 0.001
+
+
+def test_task2_draws_from_the_softmax(tiny):
+    tiny(7, scale=0.2)
+    texts = task2_sampling.sample("abc", 5000, seeded(), 1)
+    tokens = [t.tokens[0] for t in texts]
+    logits = uncached([], "abc")
+    assert fits(tokens, logits.softmax(-1), 5000)
+    assert not fits(tokens, (logits / 1.5).softmax(-1), 5000)
+
+
+def test_task3_rows_have_each_their_own_temperature(tiny):
+    tiny(7, scale=0.2)
+    temperatures = [0.3, 1.0, 4.0]
+    texts = task3_temperature.sample("abc", temperatures * 4000, seeded(), 1)
+    logits = uncached([], "abc")
+    for i, temperature in enumerate(temperatures):
+        tokens = [t.tokens[0] for t in texts[i::3]]
+        for other in temperatures:
+            assert fits(tokens, (logits / other).softmax(-1), 4000) == (other == temperature)
+
+
+def test_task3_rows_keep_their_temperature_after_others_have_left(tiny):
+    left = False
+    for seed in range(8):
+        tiny(seed, scale=0.3)
+        texts = task3_temperature.sample("abc", [5.0, 0.001, 5.0, 0.001], seeded(), 40)
+        assert texts[1].tokens == texts[3].tokens == greedy("abc", 40).tokens
+        left |= len(texts[0].tokens) < len(texts[1].tokens)
+    assert left, "no hot row left before a cold one: the test shows nothing"
+
+
+def test_same_seed_same_texts(tiny):
+    tiny(2, scale=0.2)
+    draws = {
+        "2": lambda seed: task2_sampling.sample("abc", 3, seeded(seed), 30),
+        "3": lambda seed: task3_temperature.sample("abc", (0.5, 1.0, 10.0), seeded(seed), 30),
+        "4": lambda seed: task4_nucleus.sample("abc", [(1.0, 0.9)] * 3, seeded(seed), 30),
+    }
+    for draw in draws.values():
+        assert draw(1) == draw(1) != draw(2)
+
+
+def test_task4_draws_from_the_nucleus(tiny):
+    tiny(7, scale=0.2)
+    pairs = [(1.0, 0.9), (2.0, 0.4), (0.5, 1.0)]
+    texts = task4_nucleus.sample("abc", pairs * 3000, seeded(), 1)
+    logits = uncached([], "abc")
+    for i, (temperature, top_p) in enumerate(pairs):
+        probs = nucleus((logits / temperature).softmax(-1)[None], top_p)[0]
+        assert fits([t.tokens[0] for t in texts[i::3]], probs, 3000)
+        assert {t.kept[0] for t in texts[i::3]} == {int((probs > 0).sum())}
+
+
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), -float("inf")])
+def test_bad_temperatures_and_top_p(tiny, value):
+    tiny()
+    with pytest.raises(ValueError, match="temperature"):
+        task3_temperature.sample("a", [1.0, value], seeded(), 1)
+    with pytest.raises(ValueError, match="temperature"):
+        task4_nucleus.sample("a", [(value, 0.9)], seeded(), 1)
+    for top_p in (value, 1.01):
+        with pytest.raises(ValueError, match="top_p"):
+            nucleus(torch.tensor([[0.5, 0.5]]), top_p)
+        with pytest.raises(ValueError, match="top_p"):
+            task4_nucleus.sample("a", [(1.0, top_p)], seeded(), 1)
+
+
+def test_no_texts_is_an_error(tiny):
+    tiny()
+    with pytest.raises(ValueError):
+        task2_sampling.sample("a", 0, seeded())
+
+
+@st.composite
+def distributions(draw):
+    """Rows of probabilities: random, peaked, uniform, one-hot, with ties and with zeros."""
+    rows, size = draw(st.integers(1, 4)), draw(st.sampled_from([1, 2, 7, 64, 65, 700, 5000]))
+    random = seeded(draw(st.integers(0, 999)))
+    logits = torch.randn(rows, size, generator=random) * draw(st.sampled_from([0, 0.01, 1, 10, 1e4]))
+    if draw(st.booleans()):
+        logits = logits.round()
+    if draw(st.booleans()):
+        logits[:, 1:][torch.rand(rows, size - 1, generator=random) < 0.5] = -torch.inf
+    return logits.softmax(dim=-1)
+
+
+@settings(deadline=None, max_examples=150)
+@given(distributions(), st.one_of(st.sampled_from([1e-9, 0.15, 0.5, 0.9, 1.0]), st.floats(0.01, 1)))
+def test_nucleus(probs, top_p):
+    cut = nucleus(probs, top_p)
+    limit = torch.tensor(top_p, dtype=probs.dtype)
+    assert cut.shape == probs.shape
+    torch.testing.assert_close(cut.sum(-1), torch.ones(len(probs)))
+    for before, after in zip(probs, cut, strict=True):
+        kept = after > 0
+        count = int(kept.sum())
+        ranked = before.sort(descending=True).values
+        # a prefix of the ranking, whose ratios are untouched
+        torch.testing.assert_close(before[kept].sort(descending=True).values, ranked[:count])
+        torch.testing.assert_close(after[kept] * before[kept].sum(), before[kept])
+        mass = ranked.cumsum(-1)
+        if top_p == 1:
+            assert count == int((before > 0).sum())
+        else:
+            assert mass[count - 1] <= limit or count == 1
+            rest = int((ranked > 0).sum())
+            assert count == rest or mass[count] > limit
+
+
+def test_nucleus_on_known_rows():
+    def kept(row, top_p):
+        return (nucleus(torch.tensor([row], dtype=torch.float64), top_p) > 0)[0].tolist()
+
+    assert kept([0.1, 0.5, 0.25, 0.15], 0.8) == [False, True, True, False]
+    assert kept([0.5, 0.25, 0.25], 0.75) == [True, True, False]  # does not exceed: equal stays
+    assert kept([0.6, 0.3, 0.1], 0.5) == [True, False, False]  # the first alone exceeds
+    assert sum(kept([0.25] * 4, 0.5)) == 2  # ties are cut by rank
+    assert sum(kept([0.25] * 4, 0.6)) == 2
+    rows = torch.tensor([[0.5, 0.3, 0.2]] * 3)
+    assert (nucleus(rows, [0.1, 0.85, 1.0]) > 0).sum(-1).tolist() == [1, 2, 3]  # one top_p a row
+
+
+def test_top_p_1_keeps_all_whatever_the_sum_rounds_to():
+    probs = torch.randn(2, 151_936, generator=seeded()).softmax(-1)
+    assert (nucleus(probs, 1.0) > 0).all()
+    torch.testing.assert_close(nucleus(probs, 1.0), probs)
+
+
+@pytest.mark.parametrize("top_p", [0.15, 0.5, 0.9])
+def test_the_papers_rule_keeps_one_token_more(top_p):
+    """transformers, like the paper, keeps the token that crosses top_p too."""
+    logits = torch.randn(50, 300, generator=seeded()) * 2
+    ours = (nucleus(logits.softmax(-1), top_p) > 0).sum(-1)
+    theirs = TopPLogitsWarper(top_p)(None, logits).isfinite().sum(-1)
+    first_exceeds = logits.softmax(-1).amax(-1) > top_p
+    assert first_exceeds.any() or top_p == 0.9
+    assert (~first_exceeds).any()
+    assert theirs.tolist() == torch.where(first_exceeds, ours, ours + 1).tolist()

@@ -1,0 +1,112 @@
+"""Each script as its user runs it: a subprocess in a copy of the repository."""
+
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, make_tiny
+
+import common
+
+SCRIPTS = sorted(path.stem for path in ROOT.glob("task*.py"))
+TEXTS = {"task1_greedy": 2, "task2_sampling": 6, "task3_temperature": 10}
+TEXTS |= {"task4_nucleus": 8, "task5_beam_search": 10}
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    """A copy of the scripts, with a tiny model in tests/tiny."""
+    folder = tmp_path_factory.mktemp("copy")
+    for path in ROOT.glob("*.py"):
+        shutil.copy(path, folder)
+    make_tiny(folder / "tests" / "tiny", scale=0.3)
+    return folder
+
+
+def run(copy, script, *arguments):
+    command = [sys.executable, f"{script}.py", *arguments]
+    return subprocess.run(command, cwd=copy, capture_output=True, timeout=120, check=False)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_script(copy, script):
+    done = run(copy, script, "--model", str(copy / "tests" / "tiny"), "--max-new-tokens", "12")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert (copy / "outputs" / f"{script}.md").read_bytes() == done.stdout
+    shown = done.stdout.decode()
+    assert shown.count("\n```text\n") == TEXTS[script]
+    assert f"{script}.py --model tests/tiny --max-new-tokens 12` with `tiny`, float32" in shown
+    assert str(copy) not in shown
+    assert list((copy / "outputs").glob(".*")) == []
+
+
+def test_more_samples_count_but_are_not_printed(copy):
+    options = ["--model", "tests/tiny", "--max-new-tokens", "3", "--samples", "7"]
+    shown = run(copy, "task3_temperature", *options).stdout.decode()
+    assert shown.count("\n```text\n") == 10
+    assert len(re.findall(r"^\| temperature=\S+ \| 7 \|", shown, re.MULTILINE)) == 10
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help(copy, script):
+    done = run(copy, script, "--help")
+    assert done.returncode == 0
+    assert b"--max-new-tokens" in done.stdout
+    sampled = script[4] in "234"
+    assert (b"--seed" in done.stdout) == (b"--samples" in done.stdout) == sampled
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--samples", "0"],
+        ["--max-new-tokens", "0"],
+        ["--seed", "x"],
+        ["--model", "no/such/folder/anywhere"],
+        ["--model", "outputs"],
+        ["--nonsense"],
+    ],
+)
+def test_bad_arguments_cost_nothing(copy, arguments):
+    outputs = copy / "outputs"
+    outputs.mkdir(exist_ok=True)
+    (outputs / "task2_sampling.md").write_text("before")
+    done = run(copy, "task2_sampling", *arguments)
+    assert done.returncode == 2
+    assert done.stdout == b""
+    assert done.stderr.count(b"\n") == 1, done.stderr.decode()
+    assert (outputs / "task2_sampling.md").read_text() == "before"
+
+
+def test_scripts_never_call_generate():
+    for path in ROOT.glob("*.py"):
+        assert ".generate(" not in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ('{"contractor": "Mike", "sum": 100.50, "currency": "RUB"}', ""),
+        ('{"sum": 100.5, "currency": "RUB", "contractor": "Mike"}', ""),
+        ('{"contractor": "Mike", "sum": "100.5", "currency": "RUB"}', '`{"sum": "100.5"}`'),
+        ('```json\n{"contractor": "Mike"}\n```', "in a code fence"),
+        ('{"contractor": "Mike"}', "other keys"),
+        ("[1]", "other keys"),
+        ("[" * 100_000, "does not parse"),
+        ("Sure! {", "does not parse"),
+    ],
+)
+def test_faults(answer, expected):
+    assert common.fault(answer) == expected
+
+
+def test_wild_text_stays_in_its_fence():
+    wild = "a\x1b[2Jb\r\x00\u202ec\ud800 ```` \u2028end"
+    shown = common.fenced("label", common.Text([1] * 100, text=wild, ending="EOS"))
+    fence = shown.split("\n")[2]
+    assert fence == "`````text"
+    assert shown.count("`````") == 2
+    body = shown.split("\n")[3]
+    assert body == r"a\x1b[2Jb\r\x00\u202ec\ud800 ```` \u2028end"
