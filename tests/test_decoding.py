@@ -24,7 +24,7 @@ def test_greedy_ends_at_eos_and_at_the_limit(tiny):
     for seed in range(12):
         tiny(seed)
         text = greedy("abc", 20)
-        model, tokenizer = common.load(common._loaded[0])
+        _, tokenizer = common.load(common._loaded[0])
         assert (text.tokens[-1] == tokenizer.eos_token_id) == (text.ending == "EOS")
         assert text.ending == "EOS" or len(text.tokens) == 20
         assert tokenizer.eos_token_id not in text.tokens[:-1]
@@ -132,8 +132,8 @@ def test_without_the_operator_layers_stay_plain(tiny, monkeypatch):
 def test_prompts_are_the_assignments():
     assert PROMPTS == {
         # copied from the assignment
-        "hedgehog": '<|im_start|>system\nYou are a storyteller. Generate a story based on user message.<|im_end|>\n<|im_start|>user\nGenerate me a short story about a tiny hedgehog named Sonic.<|im_end|>\n<|im_start|>assistant\n',  # noqa: E501
-        "json": '<|im_start|>system\nYou are a JSON machine. Generate a JSON with format {"contractor": string with normalized contractor name, "sum": decimal, "currency": string with uppercased 3-letter currency code} based on user message.<|im_end|>\n<|im_start|>user\nTransfer 100 rubles and 50 kopeck to Mike<|im_end|>\n<|im_start|>assistant\n',  # noqa: E501
+        "hedgehog": "<|im_start|>system\nYou are a storyteller. Generate a story based on user message.<|im_end|>\n<|im_start|>user\nGenerate me a short story about a tiny hedgehog named Sonic.<|im_end|>\n<|im_start|>assistant\n",
+        "json": '<|im_start|>system\nYou are a JSON machine. Generate a JSON with format {"contractor": string with normalized contractor name, "sum": decimal, "currency": string with uppercased 3-letter currency code} based on user message.<|im_end|>\n<|im_start|>user\nTransfer 100 rubles and 50 kopeck to Mike<|im_end|>\n<|im_start|>assistant\n',
     }
     assert common.MAX_NEW_TOKENS == 1000
     assert common.MODEL_ID == "Qwen/Qwen2.5-0.5B-Instruct"
@@ -145,7 +145,9 @@ def test_offline_eos_and_the_assignments_example(offline):
     assert tokenizer.eos_token_id == 151645
     ids = [4913, 20257, 269, 788, 330, 34441, 497, 330, 1242, 788, 220, 16, 15, 20, 11, 330]
     ids += [15973, 788, 330, 59430, 9207, 151645]
-    assert tokenizer.decode(ids) == '{"contractor": "Mike", "sum": 105, "currency": "RUB"}<|im_end|>'
+    assert (
+        tokenizer.decode(ids) == '{"contractor": "Mike", "sum": 105, "currency": "RUB"}<|im_end|>'
+    )
     assert tokenizer(PROMPTS["json"]).input_ids[0] == 151644  # one token, not its letters
 
 
