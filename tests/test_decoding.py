@@ -105,9 +105,7 @@ def test_packed_layers_give_the_plain_logits(tiny):
 
     folder = tiny(4, letters=None)
     packed, tokenizer = common.load(folder)
-    if not any(isinstance(m, common.PackedLinear) for m in packed.modules()):
-        pytest.skip("this torch cannot pack")
-    assert not any(type(m) is torch.nn.Linear for m in packed.modules())
+    assert all(m.weight is None for m in packed.modules() if type(m) is torch.nn.Linear)
     plain = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     ids = torch.tensor([tokenizer("some text").input_ids] * 3)
     with torch.no_grad():
@@ -120,12 +118,9 @@ def test_without_the_operator_layers_stay_plain(tiny, monkeypatch):
     folder = tiny(4, letters=None)
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
 
-    def missing(_self, _linear):
-        raise AttributeError("no such operator")
-
-    monkeypatch.setattr(common.PackedLinear, "__init__", missing)
+    monkeypatch.setattr(torch.ops, "mkldnn", None)
     common.pack(model)
-    assert all(type(m) is not common.PackedLinear for m in model.modules())
+    assert all(m.weight is not None for m in model.modules() if type(m) is torch.nn.Linear)
     assert model(torch.tensor([[1, 2]])).logits.isfinite().all()
 
 
