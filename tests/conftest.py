@@ -15,6 +15,7 @@ sys.path.insert(0, str(ROOT))
 import common
 
 transformers.utils.logging.set_verbosity_error()
+THREADS = torch.get_num_threads()
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
 
@@ -58,6 +59,7 @@ def tiny(tmp_path_factory):
         if key not in made:
             made[key] = make_tiny(tmp_path_factory.mktemp("tiny"), seed, letters, **settings)
         common.load(made[key])
+        torch.set_num_threads(1)  # tiny matrices: a second thread only waits
         return made[key]
 
     return make
@@ -72,6 +74,7 @@ def offline_folder():
 @pytest.fixture
 def offline(offline_folder):
     """The offline model in use: (model, tokenizer)."""
+    torch.set_num_threads(THREADS)
     return common.load(offline_folder)
 
 

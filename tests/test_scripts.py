@@ -1,5 +1,6 @@
 """Each script as its user runs it: a subprocess in a copy of the repository."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -27,7 +28,10 @@ def copy(tmp_path_factory):
 
 def run(copy, script, *arguments):
     command = [sys.executable, f"{script}.py", *arguments]
-    return subprocess.run(command, cwd=copy, capture_output=True, timeout=120, check=False)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(
+        command, cwd=copy, env=environment, capture_output=True, timeout=120, check=False
+    )
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
