@@ -141,7 +141,7 @@ def test_offline_eos_and_the_assignments_example(offline):
     ids = [4913, 20257, 269, 788, 330, 34441, 497, 330, 1242, 788, 220, 16, 15, 20, 11, 330]
     ids += [15973, 788, 330, 59430, 9207, 151645]
     assert (
-        tokenizer.decode(ids) == '{"contractor": "Mike", "sum": 105, "currency": "RUB"}<|im_end|>'
+        tokenizer.decode(ids) == '{"contractor": "Mike", "sum": 105, "currency": "rub"}<|im_end|>'
     )
     assert tokenizer(PROMPTS["json"]).input_ids[0] == 151644  # one token, not its letters
 
