@@ -89,9 +89,7 @@ def load(model=MODEL_ID):
     local = Path(model).is_dir()
     try:
         try:
-            network, tokenizer = read(
-                local_files_only=True
-            )  # a folder, or what the Hub gave before
+            network, tokenizer = read(local_files_only=True)  # a folder, or the Hub's cache
         except Exception:
             if local:
                 raise
@@ -145,10 +143,8 @@ class Decoding:
         self.model, self.tokenizer = load(_loaded[0])
         from transformers import DynamicCache
 
-        self.eos = self.tokenizer.eos_token_id
-        self.max_new_tokens = max_new_tokens
-        self.texts = [Text() for _ in range(rows)]
-        self.open = list(range(rows))
+        self.eos, self.max_new_tokens = self.tokenizer.eos_token_id, max_new_tokens
+        self.texts, self.open = [Text() for _ in range(rows)], list(range(rows))
         self.cache = DynamicCache(config=self.model.config)
         prompt = self.tokenizer(prompt).input_ids
         self.pending = torch.tensor([prompt], device=DEVICE)  # (1, prompt's tokens)
@@ -254,13 +250,10 @@ def fault(text):
 def figures(name, texts):
     """The figures of the texts of one setting, as one row of a table."""
     tokens = sum(len(t.tokens) for t in texts)
-    row = {
-        "texts": len(texts),
-        "different": len({tuple(t.tokens) for t in texts}),
-        "mean tokens": f"{tokens / len(texts):.0f}",
-        "ended by EOS": sum(t.ending == "EOS" for t in texts),
-        "mean log-prob per token": f"{sum(t.score for t in texts) / tokens:.2f}",
-    }
+    row = {"texts": len(texts), "different": len({tuple(t.tokens) for t in texts})}
+    row["mean tokens"] = f"{tokens / len(texts):.0f}"
+    row["ended by EOS"] = sum(t.ending == "EOS" for t in texts)
+    row["mean log-prob per token"] = f"{sum(t.score for t in texts) / tokens:.2f}"
     if name == "json":
         faults = [fault(t.text.removesuffix("<|im_end|>")) for t in texts]
         wrong = Counter(filter(None, faults)).most_common(1)
@@ -272,8 +265,9 @@ def figures(name, texts):
         count = sum(map(len, grams))
         repeated = count - sum(len(set(g)) for g in grams)
         row["repeated 4-grams"] = f"{100 * repeated / max(1, count):.1f} %"
-    kept = sorted(k for t in texts for k in t.kept)
-    return row | ({"kept, median": kept[len(kept) // 2], "kept, largest": kept[-1]} if kept else {})
+    if kept := sorted(k for t in texts for k in t.kept):
+        row |= {"kept, median": kept[len(kept) // 2], "kept, largest": kept[-1]}
+    return row
 
 
 def fenced(label, text):
@@ -362,10 +356,10 @@ class Report:
             for i, text in enumerate(group[: self.shown], start=1):
                 self.add(fenced(label if self.shown == 1 else f"{label}, text {i}", text))
 
-    def __exit__(self, kind, error, _traceback):
-        if kind and issubclass(kind, ValueError):
+    def __exit__(self, _kind, error, _traceback):
+        if isinstance(error, ValueError):
             fail(error)
-        if kind:
+        if error:
             return
         path = OUTPUTS / f"{Path(sys.argv[0]).stem}.md"
         try:
