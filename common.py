@@ -86,7 +86,7 @@ def load(model=MODEL_ID):
     transformers.utils.logging.set_verbosity_error()
     if not sys.stderr.isatty():
         transformers.utils.logging.disable_progress_bar()
-    local = Path(model).is_dir()
+    local = bool(model) and Path(model).is_dir()
     try:
         try:
             network, tokenizer = read(local_files_only=True)  # a folder, or the Hub's cache
@@ -323,7 +323,8 @@ class Report:
             folder = Path(name).resolve()
             name = folder.name
             shown = folder.relative_to(HERE).as_posix() if HERE in folder.parents else name
-            words = [word.replace(args.model, shown) for word in words]
+            known = (args.model, f"--model={args.model}")
+            words = [w.replace(args.model, shown) if w in known else w for w in words]
         seed = f", seed {args.seed}" if samples else ""
         self.add(
             f"Written by {code('python ' + shlex.join(words))} with {code(name)}, float32 on {DEVICE}"

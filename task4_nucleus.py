@@ -22,7 +22,7 @@ def nucleus(probs, top_p):
     while True:  # the nucleus is small: sort only as far as it reaches
         values, tokens = probs.topk(count)  # (rows, count), most probable first
         cumulative = values.cumsum(dim=-1)
-        if count == size or (cumulative[:, -1:] > top_p).all():
+        if count == size or ((cumulative[:, -1:] > top_p) & (top_p < 1)).all():
             break
         count = min(16 * count, size)
     keep = (cumulative <= top_p) | (top_p == 1)

@@ -14,6 +14,7 @@ sys.path.insert(0, str(ROOT))
 
 import common
 
+common.DEVICE = "cpu"  # where the oracles are, and where layers are packed
 transformers.utils.logging.set_verbosity_error()
 THREADS = torch.get_num_threads()
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]

@@ -77,7 +77,7 @@ def test_bad_arguments_cost_nothing(copy, arguments):
     outputs = copy / "outputs"
     outputs.mkdir(exist_ok=True)
     (outputs / "task2_sampling.md").write_text("before")
-    done = run(copy, "task2_sampling", *arguments)
+    done = run(copy, "task2_sampling", "--model", "tests/tiny", *arguments)
     assert done.returncode == 2
     assert done.stdout == b""
     assert done.stderr.count(b"\n") == 1, done.stderr.decode()
