@@ -100,10 +100,11 @@ def test_bad_values_are_refused(tiny):
             Decoding(**bad)
 
 
-def test_packed_layers_give_the_plain_logits(tiny):
+@pytest.mark.parametrize("tied", [False, True])  # the assignment's model ties its embeddings
+def test_packed_layers_give_the_plain_logits(tiny, tied):
     import transformers
 
-    folder = tiny(4, letters=None)
+    folder = tiny(4, letters=None, tie_word_embeddings=tied)
     packed, tokenizer = common.load(folder)
     assert all(m.weight is None for m in packed.modules() if type(m) is torch.nn.Linear)
     plain = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
