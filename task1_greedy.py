@@ -3,7 +3,7 @@
 A text ends at the EOS token or at the limit. Nothing is drawn, so every run gives the same texts.
 """
 
-from common import MAX_NEW_TOKENS, PROMPTS, Decoding, Report, step
+from common import MAX_NEW_TOKENS, PROMPTS, Decoding, report, section, step
 
 
 def greedy(prompt, max_new_tokens=MAX_NEW_TOKENS):
@@ -15,11 +15,10 @@ def greedy(prompt, max_new_tokens=MAX_NEW_TOKENS):
     return decoding.texts[0]
 
 
-def main():
-    with Report(__doc__) as report:
-        for name, prompt in PROMPTS.items():
-            report.section(name, ["greedy"], [greedy(prompt, report.args.max_new_tokens)])
+def main(args):
+    for name, prompt in PROMPTS.items():
+        yield section(name, {"greedy": [greedy(prompt, args.max_new_tokens)]})
 
 
 if __name__ == "__main__":
-    main()
+    report(main, __doc__)

@@ -3,7 +3,7 @@
 A text ends at the EOS token or at the limit. Another seed draws other texts.
 """
 
-from common import MAX_NEW_TOKENS, PROMPTS, Decoding, Report, step
+from common import BATCH, MAX_NEW_TOKENS, PROMPTS, Decoding, report, section, step
 
 import torch
 
@@ -24,14 +24,13 @@ def sample(prompt, count, generator, max_new_tokens=MAX_NEW_TOKENS):
     return decoding.texts
 
 
-def main():
-    with Report(__doc__, samples=COUNT) as report:
-        for name, prompt in PROMPTS.items():
-            texts = []
-            for batch in report.batches(["sampling"]):
-                texts += sample(prompt, len(batch), report.generator, report.args.max_new_tokens)
-            report.section(name, ["sampling"], texts)
+def main(args):
+    for name, prompt in PROMPTS.items():
+        texts = []
+        while rest := args.samples - len(texts):
+            texts += sample(prompt, min(rest, BATCH), args.generator, args.max_new_tokens)
+        yield section(name, {"sampling": texts}, COUNT)
 
 
 if __name__ == "__main__":
-    main()
+    report(main, __doc__, samples=COUNT)

@@ -4,7 +4,8 @@ T < 1 sharpens the distribution (T -> 0 is greedy), T > 1 flattens it (T -> infi
 The five temperatures are decoded side by side, one row each.
 """
 
-from common import MAX_NEW_TOKENS, PROMPTS, Decoding, Report, column, step
+import common
+from common import MAX_NEW_TOKENS, PROMPTS, Decoding, column, step
 
 import torch
 
@@ -28,14 +29,26 @@ def sample(prompt, temperatures, generator, max_new_tokens=MAX_NEW_TOKENS):
     return decoding.texts
 
 
-def main():
-    with Report(__doc__, samples=1) as report:
-        for name, prompt in PROMPTS.items():
-            texts = []
-            for batch in report.batches(TEMPERATURES):
-                texts += sample(prompt, batch, report.generator, report.args.max_new_tokens)
-            report.section(name, [f"temperature={t}" for t in TEMPERATURES], texts)
+def first_token(prompt):
+    """What T does to one distribution: the likeliest first tokens and the entropy, as a table."""
+    decoding = Decoding(prompt)
+    logits = step(decoding)[0].cpu().double()  # (vocabulary,)
+    best = logits.topk(5).indices.tolist()
+    rows = []
+    for temperature in TEMPERATURES:
+        probs = (logits / temperature).softmax(dim=-1)
+        row = {common.code(decoding.tokenizer.decode(i)): f"{probs[i]:.6f}" for i in best}
+        bits = torch.special.entr(probs).sum() / torch.tensor(2.0).log()
+        rows.append({"temperature": temperature, **row, "entropy, bits": f"{bits:.2f}"})
+    return f"### The first token of the story, by temperature\n\n{common.table(rows)}"
+
+
+def main(args):
+    yield first_token(PROMPTS["hedgehog"])
+    settings = {f"temperature={temperature}": temperature for temperature in TEMPERATURES}
+    for name, prompt in PROMPTS.items():
+        yield common.section(name, common.drawn(args, sample, prompt, settings))
 
 
 if __name__ == "__main__":
-    main()
+    common.report(main, __doc__, samples=1)

@@ -4,7 +4,8 @@ Kept are the most probable tokens whose cumulative probability does not exceed t
 one in any case. The paper (Holtzman et al. 2020) also keeps the token that crosses top_p.
 """
 
-from common import MAX_NEW_TOKENS, PROMPTS, Decoding, Report, column, step
+import common
+from common import MAX_NEW_TOKENS, PROMPTS, Decoding, column, step
 
 import torch
 
@@ -38,8 +39,8 @@ def sample(prompt, settings, generator, max_new_tokens=MAX_NEW_TOKENS):
     generator: the `torch.Generator` of the draws, on the model's device.
     ValueError for a temperature that is not positive and finite, or a top_p outside (0, 1].
     """
-    temperatures = column("temperature", [temperature for temperature, _ in settings])  # (rows, 1)
-    top_p = column("top_p", [top_p for _, top_p in settings], highest=1)  # (rows, 1)
+    temperatures = column("temperature", [t for t, _ in settings])  # (rows, 1)
+    top_p = column("top_p", [p for _, p in settings], highest=1)  # (rows, 1)
     decoding = Decoding(prompt, len(settings), max_new_tokens)
     while decoding.open:
         logits = step(decoding)  # (open rows, vocabulary)
@@ -51,15 +52,29 @@ def sample(prompt, settings, generator, max_new_tokens=MAX_NEW_TOKENS):
     return decoding.texts
 
 
-def main():
-    with Report(__doc__, samples=1) as report:
-        labels = [f"temperature={t:g}, top_p={p:g}" for t, p in SETTINGS]
-        for name, prompt in PROMPTS.items():
-            texts = []
-            for batch in report.batches(SETTINGS):
-                texts += sample(prompt, batch, report.generator, report.args.max_new_tokens)
-            report.section(name, labels, texts)
+def two_rules(prompt):
+    """The first token's distribution, and what each rule keeps of it, as a table."""
+    decoding = Decoding(prompt)
+    probs = step(decoding).softmax(dim=-1)
+    best, tokens = probs[0].topk(8)
+    cumulative = best.cumsum(dim=-1)
+    rows = []
+    for i, token in enumerate(tokens.tolist()):
+        row = {"token": common.code(decoding.tokenizer.decode(token))}
+        row |= {"probability": f"{best[i]:.4f}", "cumulative": f"{cumulative[i]:.4f}"}
+        for top_p in dict.fromkeys(top_p for _, top_p in SETTINGS):
+            ours, paper = nucleus(probs, top_p)[0, token] > 0, cumulative[i] - best[i] < top_p
+            row[f"top_p={top_p}"] = "kept" if ours else "by the paper only" if paper else "cut"
+        rows.append(row)
+    return f"### The first token of the JSON, temperature=1\n\n{common.table(rows)}"
+
+
+def main(args):
+    yield two_rules(PROMPTS["json"])
+    settings = {f"temperature={t:g}, top_p={p:g}": (t, p) for t, p in SETTINGS}
+    for name, prompt in PROMPTS.items():
+        yield common.section(name, common.drawn(args, sample, prompt, settings))
 
 
 if __name__ == "__main__":
-    main()
+    common.report(main, __doc__, samples=1)
