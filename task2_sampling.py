@@ -3,9 +3,7 @@
 A text ends at the EOS token or at the limit. Another seed draws other texts.
 """
 
-from common import BATCH, MAX_NEW_TOKENS, PROMPTS, Decoding, report, section, step
-
-import torch
+from common import BATCH, MAX_NEW_TOKENS, PROMPTS, Decoding, draw, report, section, step
 
 COUNT = 3  # texts per prompt
 
@@ -13,14 +11,13 @@ COUNT = 3  # texts per prompt
 def sample(prompt, count, generator, max_new_tokens=MAX_NEW_TOKENS):
     """`count` sampled continuations of `prompt`, a list of `Text` (assignment, task 2).
 
-    generator: the `torch.Generator` of the draws, on the model's device.
+    generator: the `torch.Generator` of the draws.
     """
     decoding = Decoding(prompt, count, max_new_tokens)
     while decoding.open:
         logits = step(decoding)  # (open rows, vocabulary)
         probs = logits.softmax(dim=-1)
-        tokens = torch.multinomial(probs, 1, generator=generator)  # (open rows, 1)
-        decoding.append(tokens[:, 0])
+        decoding.append(draw(probs, generator))
     return decoding.texts
 
 

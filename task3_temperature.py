@@ -5,7 +5,7 @@ The five temperatures are decoded side by side, one row each.
 """
 
 import common
-from common import MAX_NEW_TOKENS, PROMPTS, Decoding, column, step
+from common import MAX_NEW_TOKENS, PROMPTS, Decoding, column, draw, step
 
 import torch
 
@@ -16,7 +16,7 @@ def sample(prompt, temperatures, generator, max_new_tokens=MAX_NEW_TOKENS):
     """One continuation of `prompt` per temperature, a list of `Text` (assignment, task 3).
 
     p_i = exp(z_i / T) / sum_j exp(z_j / T) for logits z. generator: the `torch.Generator` of the
-    draws, on the model's device. ValueError for a temperature that is not positive and finite.
+    draws. ValueError for a temperature that is not positive and finite.
     """
     temperatures = column("temperature", temperatures)  # (rows, 1)
     decoding = Decoding(prompt, len(temperatures), max_new_tokens)
@@ -24,8 +24,7 @@ def sample(prompt, temperatures, generator, max_new_tokens=MAX_NEW_TOKENS):
         logits = step(decoding)  # (open rows, vocabulary)
         logits = logits - logits.amax(dim=-1, keepdim=True)  # same softmax, no overflow at tiny T
         probs = (logits / temperatures[decoding.open]).softmax(dim=-1)
-        tokens = torch.multinomial(probs, 1, generator=generator)  # (open rows, 1)
-        decoding.append(tokens[:, 0])
+        decoding.append(draw(probs, generator))
     return decoding.texts
 
 

@@ -5,7 +5,7 @@ one in any case. The paper (Holtzman et al. 2020) also keeps the token that cros
 """
 
 import common
-from common import MAX_NEW_TOKENS, PROMPTS, Decoding, column, step
+from common import MAX_NEW_TOKENS, PROMPTS, Decoding, column, draw, step
 
 import torch
 
@@ -18,7 +18,7 @@ def nucleus(probs, top_p):
     probs: float (rows, vocabulary), each row summing to 1; top_p: a number in (0, 1] or one per
     row. Returns a tensor like `probs`. top_p = 1 keeps all. ValueError for another top_p.
     """
-    top_p = column("top_p", top_p, highest=1).to(probs.dtype)
+    top_p = column("top_p", top_p, highest=1, dtype=probs.dtype)
     count, size = min(64, probs.shape[-1]), probs.shape[-1]
     while True:  # the nucleus is small: sort only as far as it reaches
         values, tokens = probs.topk(count)  # (rows, count), most probable first
@@ -36,7 +36,7 @@ def nucleus(probs, top_p):
 def sample(prompt, settings, generator, max_new_tokens=MAX_NEW_TOKENS):
     """One continuation of `prompt` per (temperature, top_p), a list of `Text` (assignment, task 4).
 
-    generator: the `torch.Generator` of the draws, on the model's device.
+    generator: the `torch.Generator` of the draws.
     ValueError for a temperature that is not positive and finite, or a top_p outside (0, 1].
     """
     temperatures = column("temperature", [t for t, _ in settings])  # (rows, 1)
@@ -47,8 +47,7 @@ def sample(prompt, settings, generator, max_new_tokens=MAX_NEW_TOKENS):
         logits = logits - logits.amax(dim=-1, keepdim=True)  # same softmax, no overflow at tiny T
         probs = (logits / temperatures[decoding.open]).softmax(dim=-1)
         probs = nucleus(probs, top_p[decoding.open])
-        tokens = torch.multinomial(probs, 1, generator=generator)  # (open rows, 1)
-        decoding.append(tokens[:, 0], kept=(probs > 0).sum(dim=-1))
+        decoding.append(draw(probs, generator), kept=(probs > 0).sum(dim=-1))
     return decoding.texts
 
 

@@ -149,6 +149,7 @@ def test_nucleus_on_known_rows():
         return (nucleus(torch.tensor([row], dtype=torch.float64), top_p) > 0)[0].tolist()
 
     assert kept([0.1, 0.5, 0.25, 0.15], 0.8) == [False, True, True, False]
+    assert kept([0.5, 0.25, 0.15, 0.1], 0.9) == [True, True, True, False]  # 0.9 as a double
     assert kept([0.5, 0.25, 0.25], 0.75) == [True, True, False]  # does not exceed: equal stays
     assert kept([0.6, 0.3, 0.1], 0.5) == [True, False, False]  # the first alone exceeds
     assert sum(kept([0.25] * 4, 0.5)) == 2  # ties are cut by rank
