@@ -23,7 +23,8 @@ TEMPORARY = OUTPUTS / f".{os.getpid()}.tmp"
 
 def stop(number, _frame=None):
     """End at once, without a traceback, with the shell's exit code for the signal."""
-    TEMPORARY.unlink(missing_ok=True)
+    with suppress(OSError):
+        TEMPORARY.unlink()
     os._exit(128 + number)
 
 
@@ -242,7 +243,7 @@ def fault(answer):
     if not isinstance(found, dict) or found.keys() != EXPECTED.keys():
         return "other keys"
     wrong = {key: found[key] for key in EXPECTED if found[key] != EXPECTED[key]}
-    return code(json.dumps(wrong)) if wrong else ""
+    return code(json.dumps(wrong)[:80]) if wrong else ""
 
 
 def figures(name, texts):
@@ -338,5 +339,6 @@ def report(main, doc, samples=None):
     except BrokenPipeError:  # `| head` has seen enough
         stop(signal.SIGPIPE)
     except (ValueError, RuntimeError, OverflowError, OSError) as error:
-        TEMPORARY.unlink(missing_ok=True)
+        with suppress(OSError):
+            TEMPORARY.unlink()
         fail(error)

@@ -29,7 +29,8 @@ def search(prompt, num_beams, max_new_tokens=MAX_NEW_TOKENS, trace=None):
         logprobs = step(decoding).log_softmax(dim=-1)  # (candidates, vocabulary)
         best, tokens = logprobs.topk(num_beams)  # (candidates, num_beams)
         totals, tokens = (scores[:, None] + best).flatten(), tokens.flatten()
-        ranking = totals.argsort(descending=True, stable=True).tolist()
+        ranking = totals.argsort(descending=True, stable=True)
+        ranking = ranking[totals[ranking] > -torch.inf].tolist()  # some may be impossible
         eos = (tokens == decoding.eos).tolist()
         ending = [i for i in ranking[:num_beams] if eos[i]]
         going = [i for i in ranking if not eos[i]][:num_beams]

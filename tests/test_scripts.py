@@ -70,6 +70,7 @@ def test_help(copy, script):
         ["--samples", "0"],
         ["--max-new-tokens", "0"],
         ["--seed", "x"],
+        ["--seed", "9" * 30],
         ["--model", "no/such/folder/anywhere"],
         ["--model", "outputs"],
         ["--nonsense"],
