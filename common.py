@@ -21,16 +21,19 @@ OUTPUTS = Path(__file__).resolve().parent / "outputs"
 TEMPORARY = OUTPUTS / f".{os.getpid()}.tmp"
 
 
-def stop(number, _frame=None):
-    """End at once, without a traceback, with the shell's exit code for the signal."""
+def end(code, message=""):
+    """End the script at once: no traceback, at most one line on stderr, no half-written file."""
     with suppress(OSError):
         TEMPORARY.unlink()
-    os._exit(128 + number)
+    if message:
+        line = visible(" ".join(str(message).split()))
+        print(f"{SCRIPT.name}: {line}", file=sys.stderr, flush=True)
+    os._exit(code)
 
 
 if SCRIPT.name.startswith("task"):  # a script, not pytest or a notebook
-    signal.signal(signal.SIGINT, stop)  # before torch: Ctrl-C may come during the slow imports
-    signal.signal(signal.SIGTERM, stop)
+    for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C may come while torch is imported
+        signal.signal(number, lambda number, _frame: end(128 + number))
 
 import torch
 from tqdm import tqdm
@@ -294,12 +297,6 @@ def drawn(args, sample, prompt, settings):
     return {label: [next(texts) for _ in range(args.samples)] for label in settings}
 
 
-def fail(message):
-    """End the script with one line on stderr and exit code 2."""
-    print(f"{SCRIPT.name}: {visible(' '.join(str(message).split()))}", file=sys.stderr)
-    sys.exit(2)
-
-
 def report(main, doc, samples=None):
     """Run a script: print the Markdown that main(args) yields, then write it to outputs/.
 
@@ -308,7 +305,7 @@ def report(main, doc, samples=None):
     sys.stdout.reconfigure(errors="backslashreplace")  # a console may lack most characters
     formatter = argparse.ArgumentDefaultsHelpFormatter
     parser = argparse.ArgumentParser(description=doc, formatter_class=formatter)
-    parser.error = fail
+    parser.error = partial(end, 2)
     number = {"type": int, "metavar": "N"}
     parser.add_argument("--model", default=MODEL_ID, help="Hub id or local folder")
     shown = "longest text, in generated tokens"
@@ -319,7 +316,7 @@ def report(main, doc, samples=None):
         parser.add_argument("--samples", default=samples, help=shown, **number)
     args = parser.parse_args()
     if min(args.max_new_tokens, vars(args).get("samples", 1)) < 1:
-        fail("--max-new-tokens and --samples must be at least 1")
+        end(2, "--max-new-tokens and --samples must be at least 1")
     try:
         load(args.model)
         args.generator = torch.Generator().manual_seed(vars(args).get("seed", 0))
@@ -337,8 +334,6 @@ def report(main, doc, samples=None):
         TEMPORARY.write_bytes("".join(written).encode())
         TEMPORARY.replace(OUTPUTS / f"{SCRIPT.stem}.md")
     except BrokenPipeError:  # `| head` has seen enough
-        stop(signal.SIGPIPE)
+        end(128 + 13)
     except (ValueError, RuntimeError, OverflowError, OSError) as error:
-        with suppress(OSError):
-            TEMPORARY.unlink()
-        fail(error)
+        end(2, error)

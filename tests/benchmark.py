@@ -2,7 +2,7 @@
 
 Run by hand: python tests/benchmark.py --model "$(python tests/offline_model.py)"
 Prints Markdown tables of medians. No text ends at EOS here, so that both sides do equal work;
-only task 5 stops by itself, and its JSON texts are compared with those of generate().
+only task 5 stops by itself, and its texts are compared with those of generate().
 """
 
 import argparse
@@ -28,15 +28,7 @@ import task4_nucleus
 import task5_beam_search
 from common import PROMPTS
 
-
-def bandwidth():
-    """Bytes per second that a sum over 2 GB reads: the best of five."""
-    data, seconds = torch.ones(500_000_000), []
-    for _ in range(5):
-        start = time.perf_counter()
-        data.sum()
-        seconds.append(time.perf_counter() - start)
-    return data.nbytes / min(seconds)
+UNCACHED = 300  # tokens: the loop without a cache is not waited for beyond them
 
 
 def timed(call):
@@ -45,10 +37,12 @@ def timed(call):
     return time.perf_counter() - start
 
 
-def compare(ours, theirs, repetitions):
-    """Median seconds of two programs run in turn."""
-    pairs = [(timed(ours), timed(theirs)) for _ in range(repetitions)]
-    return [statistics.median(side) for side in zip(*pairs, strict=True)]
+def in_turn(repetitions, *calls):
+    """Median seconds of each program; they run one after the other, again and again."""
+    return [
+        statistics.median(s)
+        for s in zip(*([timed(call) for call in calls] for _ in range(repetitions)), strict=True)
+    ]
 
 
 def uncached(ids, model, tokens):
@@ -57,6 +51,23 @@ def uncached(ids, model, tokens):
         for _ in range(tokens):
             logits = model(input_ids=ids, use_cache=False, logits_to_keep=1).logits
             ids = torch.cat([ids, logits[:, -1].argmax(-1, keepdim=True)], dim=1)
+
+
+def share_outside_the_model(limit):
+    """The part of task 4's time that is not `step`: temperature, nucleus, draw and append."""
+    seconds, step = [], task4_nucleus.step
+
+    def timed_step(decoding):
+        answer = []
+        seconds.append(timed(lambda: answer.append(step(decoding))))
+        return answer[0]
+
+    task4_nucleus.step = timed_step
+    generator = torch.Generator().manual_seed(0)
+    settings = task4_nucleus.SETTINGS
+    whole = timed(lambda: task4_nucleus.sample(PROMPTS["hedgehog"], settings, generator, limit))
+    task4_nucleus.step = step
+    return 1 - sum(seconds) / whole
 
 
 def peak(script, model, limit):
@@ -68,7 +79,7 @@ def peak(script, model, limit):
     with tempfile.TemporaryDirectory() as copy:
         for path in ROOT.glob("*.py"):
             shutil.copy(path, copy)
-        command = [sys.executable, "-c", program, sys.executable, Path(copy, script.name)]
+        command = [sys.executable, "-c", program, sys.executable, Path(copy, script)]
         command += ["--model", model, "--max-new-tokens", str(limit)]
         done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     return int(done.stdout) * 1024
@@ -80,101 +91,117 @@ def main():
     parser.add_argument("--max-new-tokens", type=int, default=200)
     parser.add_argument("--repetitions", type=int, default=3)
     args = parser.parse_args()
-    limit = args.max_new_tokens
+    limit, repetitions = args.max_new_tokens, args.repetitions
 
     # Two models: ours as the scripts load it, and the library's own, untouched.
     _, tokenizer = common.load(args.model)
     plain = transformers.AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)
-    plain.eval()
-    weights = sum(p.nbytes for name, p in plain.named_parameters() if "embed_tokens" not in name)
-    eos = tokenizer.eos_token_id
+    weights = sum(p.nbytes for p in plain.parameters())
+    read = sum(p.nbytes for name, p in plain.named_parameters() if "embed_tokens" not in name)
+    if plain.config.tie_word_embeddings:
+        read = weights
+    eos, limits = tokenizer.eos_token_id, {"250 tokens": 250, "500": 500, "1000": 1000}
     generator = torch.Generator().manual_seed(0)
+    ids = {name: torch.tensor([tokenizer(prompt).input_ids]) for name, prompt in PROMPTS.items()}
+    rows, facts = [], []
 
-    def generate(name, tokens=limit, eos=None, **settings):
-        ids = torch.tensor([tokenizer(PROMPTS[name]).input_ids])
-        given = {"max_new_tokens": tokens, "eos_token_id": eos, "pad_token_id": 0, "top_k": 0}
-        mask = torch.ones_like(ids)
-        out = plain.generate(ids, attention_mask=mask, **(given | settings))
-        return out[0, ids.shape[1] :].tolist()
+    def generate(name, eos=None, **settings):
+        given = {"max_new_tokens": limit, "eos_token_id": eos, "pad_token_id": 0} | settings
+        out = plain.generate(ids[name], attention_mask=torch.ones_like(ids[name]), **given)
+        return out[0, ids[name].shape[1] :].tolist()
 
-    def rival(name, settings):
+    def draws(name, settings):
         for setting in settings:
-            generate(name, do_sample=True, **setting)
-
-    rows = []
+            generate(name, do_sample=True, top_k=0, **setting)
 
     def row(what, name, ours, theirs):
-        a, b = compare(ours, theirs, args.repetitions)
+        a, b = in_turn(repetitions, ours, theirs)
         rows.append({"what": what, "prompt": name, "ours, s": f"{a:.1f}"})
-        rows[-1] |= {"generate(), s": f"{b:.1f}", "ratio": f"{b / a:.1f}"}
+        rows[-1] |= {"generate(), s": f"{b:.1f}", "generate() ÷ ours": f"{b / a:.2f}"}
         print(rows[-1], file=sys.stderr)
-        return a
+
+    def fact(what, value):
+        facts.append({"what": what, "figure": value})
+        print(facts[-1], file=sys.stderr)
+
+    def tasks(prompt, name):
+        """(what, our call, generate()'s calls) of tasks 1 to 4."""
+        hot = [{"temperature": t} for t in task3_temperature.TEMPERATURES]
+        cut = [{"temperature": t, "top_p": p} for t, p in task4_nucleus.SETTINGS]
+        task3 = (prompt, task3_temperature.TEMPERATURES, generator, limit)
+        task4 = (prompt, task4_nucleus.SETTINGS, generator, limit)
+        return [
+            (
+                "task 1, greedy",
+                lambda: task1_greedy.greedy(prompt, limit),
+                lambda: generate(name, do_sample=False),
+            ),
+            (
+                "task 2, 3 texts",
+                lambda: task2_sampling.sample(prompt, 3, generator, limit),
+                lambda: draws(name, [{}] * 3),
+            ),
+            (
+                "task 3, 5 temperatures",
+                lambda: task3_temperature.sample(*task3),
+                lambda: draws(name, hot),
+            ),
+            ("task 4, 4 settings", lambda: task4_nucleus.sample(*task4), lambda: draws(name, cut)),
+        ]
 
     tokenizer.eos_token = None  # no text ends early
     for name, prompt in PROMPTS.items():
-        what = f"greedy, {limit} tokens"
-        seconds = row(
-            what,
-            name,
-            lambda p=prompt: task1_greedy.greedy(p, limit),
-            lambda n=name: generate(n, do_sample=False),
-        )
-        bound = bandwidth() / weights
-        tasks = {
-            "task 2": (lambda p: task2_sampling.sample(p, 3, generator, limit), [{}] * 3),
-            "task 3": (
-                lambda p: task3_temperature.sample(
-                    p, task3_temperature.TEMPERATURES, generator, limit
-                ),
-                [{"temperature": t} for t in task3_temperature.TEMPERATURES],
-            ),
-            "task 4": (
-                lambda p: task4_nucleus.sample(p, task4_nucleus.SETTINGS, generator, limit),
-                [{"temperature": t, "top_p": p} for t, p in task4_nucleus.SETTINGS],
-            ),
-        }
-        print(f"{limit / seconds:.1f} tokens/s, bound {bound:.1f}", file=sys.stderr)
-        rows[-1]["what"] += f" ({limit / seconds:.1f}/s; memory's bound {bound:.1f}/s)"
-        for what, (ours, settings) in tasks.items():
-            row(what, name, lambda p=prompt, f=ours: f(p), lambda n=name, s=settings: rival(n, s))
-    ids = torch.tensor([tokenizer(PROMPTS["hedgehog"]).input_ids])
-    growth = []
-    for tokens in (limit * 5 // 4, limit * 5 // 2, limit * 5):
-        cached = timed(lambda n=tokens: task1_greedy.greedy(PROMPTS["hedgehog"], n))
-        slow = timed(lambda n=tokens: uncached(ids, plain, n)) if tokens < limit * 2 else None
-        growth.append({"tokens": tokens, "cached, s": f"{cached:.1f}"})
-        growth[-1]["uncached, s"] = f"{slow:.1f}" if slow else "not waited for"
-        print(growth[-1], file=sys.stderr)
+        for task in tasks(prompt, name):
+            row(task[0], name, *task[1:])
+
+    data, story = torch.ones(500_000_000), PROMPTS["hedgehog"]
+    ours, theirs, total = in_turn(
+        2 * repetitions,
+        lambda: task1_greedy.greedy(story, limit),
+        lambda: generate("hedgehog", do_sample=False),
+        lambda: [data.sum() for _ in range(10)],
+    )
+    bound = 10 * data.nbytes / total / read
+    data = None  # frees 2 GB
+    fact("greedy, tokens/s", f"{limit / ours:.1f}")
+    fact("generate(), greedy, tokens/s", f"{limit / theirs:.1f}")
+    fact("bound: memory bandwidth ÷ bytes of weights read per token, tokens/s", f"{bound:.1f}")
+    fact("greedy ÷ bound", f"{limit / ours / bound:.2f}")
+    seconds = {k: timed(lambda n=n: task1_greedy.greedy(story, n)) for k, n in limits.items()}
+    for tokens, duration in seconds.items():
+        fact(f"greedy, seconds for {tokens}", f"{duration:.1f}")
+    fact("greedy, seconds for 1000 tokens ÷ for 500", f"{seconds['1000'] / seconds['500']:.2f}")
+    slow = timed(lambda: uncached(ids["hedgehog"], plain, UNCACHED))
+    fast = timed(lambda: task1_greedy.greedy(story, UNCACHED))
+    fact(f"without a cache, seconds for {UNCACHED} tokens (not waited for beyond)", f"{slow:.1f}")
+    fact(f"without a cache ÷ ours, {UNCACHED} tokens", f"{slow / fast:.1f}")
+    fact(
+        "temperature, nucleus, draw, append: share of task 4", f"{share_outside_the_model(60):.1%}"
+    )
 
     tokenizer.eos_token = "<|im_end|>"
-
-    def our_beams(prompt):
-        found = {b: task5_beam_search.search(prompt, b, limit) for b in (1, 4, 8)}
-        pairs = task5_beam_search.SETTINGS
-        return [task5_beam_search.best(found[b], p).tokens for b, p in pairs]
-
-    def their_beams(name):
-        both = []
-        for beams, penalty in task5_beam_search.SETTINGS:
-            given = {"length_penalty": penalty, "early_stopping": True} if beams > 1 else {}
-            both.append(generate(name, eos=eos, do_sample=False, num_beams=beams, **given))
-        return both
-
     for name, prompt in PROMPTS.items():
-        pair = {}
-        row(
-            "task 5",
-            name,
-            lambda p=prompt, d=pair: d.update(ours=our_beams(p)),
-            lambda n=name, d=pair: d.update(theirs=their_beams(n)),
-        )
-        pairs = zip(pair["ours"], pair["theirs"], strict=True)
-        rows[-1]["what"] += f" ({sum(a == b for a, b in pairs)} of 5 texts the same)"
-    memory = []
+        ours, theirs = [], []
+
+        def our_beams(prompt=prompt, texts=ours):
+            found = {b: task5_beam_search.search(prompt, b, limit) for b in (1, 4, 8)}
+            pairs = task5_beam_search.SETTINGS
+            texts[:] = [task5_beam_search.best(found[b], p).tokens for b, p in pairs]
+
+        def their_beams(name=name, texts=theirs):
+            texts.clear()
+            for beams, penalty in task5_beam_search.SETTINGS:
+                given = {"length_penalty": penalty, "early_stopping": True} if beams > 1 else {}
+                texts.append(generate(name, eos, do_sample=False, num_beams=beams, **given))
+
+        row("task 5, 5 settings", name, our_beams, their_beams)
+        same = sum(a == b for a, b in zip(ours, theirs, strict=True))
+        rows[-1]["what"] += f" ({same} of 5 texts the same)"
     for script in ("task1_greedy.py", "task5_beam_search.py"):
-        ratio = peak(ROOT / script, args.model, limit) / sum(p.nbytes for p in plain.parameters())
-        memory.append({"script": script, "peak memory ÷ float32 weights": f"{ratio:.2f}"})
-    print(common.table(rows), common.table(growth), common.table(memory), sep="\n\n")
+        size = peak(script, args.model, limit)
+        fact(f"{script}: peak memory, GB", f"{size / 1e9:.2f}")
+        fact(f"{script}: peak memory ÷ float32 weights", f"{size / weights:.2f}")
+    print(common.table(rows), common.table(facts), sep="\n\n")
 
 
 if __name__ == "__main__":

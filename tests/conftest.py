@@ -20,8 +20,10 @@ THREADS = torch.get_num_threads()
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "offline: needs tests/offline_model.py (3 GB of disk)")
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.get_closest_marker("offline"):  # one process loads the big model, not each
+            item.add_marker(pytest.mark.xdist_group("offline"))
 
 
 def make_tiny(folder, seed=0, letters=None, scale=1.0, **config):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -50,10 +51,11 @@ def untouched(copy, script):
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"]
 )
 def test_interrupts(copy, number, code):
-    """During the imports and in the middle of a text; both at once, to save time."""
+    """While torch is being imported, and in the middle of a text."""
     early = start(copy, "task1_greedy")
     late = start(copy, "task2_sampling", "--max-new-tokens", "1000000")
-    time.sleep(1)
+    while "libtorch" not in Path(f"/proc/{early.pid}/maps").read_text():
+        time.sleep(0.01)
     early.send_signal(number)
     assert early.communicate(timeout=60) == (b"", b"")
     assert late.stdout.readline().startswith(b"Written by")
