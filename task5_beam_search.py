@@ -67,7 +67,7 @@ def finals(found):
             row |= {"length": len(text.tokens), "score": f"{text.score:.3f}"}
             for penalty in sorted({penalty for _, penalty in SETTINGS}):
                 wins = (num_beams, penalty) in SETTINGS and text is best(texts, penalty)
-                shown = f"{normalised(text, penalty):.5f}"
+                shown = f"{normalised(text, penalty):.4g}"
                 row[f"score / length^{penalty}"] = f"**{shown}**" if wins else shown
             rows.append(row)
     return common.table(rows)
