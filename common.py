@@ -87,23 +87,27 @@ def load(model=MODEL_ID):
     global _loaded
     if _loaded[0] == model and _loaded[1]:
         return _loaded[1:]
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # no warning at each attempt
     from huggingface_hub import HfApi  # takes seconds, like transformers: not for --help
     from transformers import AutoModelForCausalLM, AutoTokenizer, logging
 
     logging.set_verbosity_error()
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
-    local = Path(model).is_dir()
+    local = bool(model) and Path(model).is_dir()
     where = {"local_files_only": True}  # a folder, or what the Hub's cache holds
     with suppress(Exception):  # from_pretrained would wait a minute for a Hub out of reach
         where = {} if not local and HfApi().model_info(model, timeout=10) else where
     try:
         tokenizer = AutoTokenizer.from_pretrained(model, **where)
-        network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, **where)
+        where |= {"dtype": torch.float32, "output_loading_info": True}
+        network, info = AutoModelForCausalLM.from_pretrained(model, **where)
         if not tokenizer("text").input_ids or tokenizer.eos_token_id is None:
             raise ValueError("no tokenizer with an EOS token")
         if type(network).__name__ not in (network.config.architectures or ()):
             raise ValueError(f"no causal language model: {network.config.architectures}")
+        if info["missing_keys"]:  # from_pretrained leaves them random
+            raise ValueError(f"weights are missing: {sorted(info['missing_keys'])}")
     except Exception as error:
         hint = "" if local else f" (no such folder, nor to be had from the Hub). {WITHOUT_HUB}"
         raise ValueError(f"{model}: {error}{hint}") from error

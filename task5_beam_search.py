@@ -82,7 +82,7 @@ def picture(prompt, num_beams=4, steps=3):
         for i in ranking:
             parent = parents[i // num_beams]
             name = names[*parent, tokens[i]] = f"n{len(names)}"
-            token = repr(tokenizer.decode(tokens[i]))[1:-1]
+            token = repr(tokenizer.decode(tokens[i]))[1:-1].replace(" ", "\u2423")
             token = "".join(c if c.isalnum() else f"#{ord(c)};" for c in token)
             fate = "finished" if i in ending else "kept" if i in going else "dropped"
             lines += [f'{names[*parent]} -- "{logprobs[i]:.2f}" --> {name}["{token}"]:::{fate}']
