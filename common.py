@@ -154,20 +154,20 @@ class Decoding:
         self.pending = torch.tensor([ids], device=DEVICE)  # (1, prompt's tokens)
         self.bar = tqdm(unit=" tokens", leave=False, disable=None)
 
-    def reorder(self, parents):
-        """Let open row i become a copy of open row parents[i]. parents: int64 (new open rows,)."""
-        old = [self.texts[self.open[parent]] for parent in parents.tolist()]
-        ended = [text for text in self.texts if text.ending]
-        self.texts = ended + [Text(text.tokens[:], text.logprobs[:]) for text in old]
-        self.open = list(range(len(ended), len(self.texts)))
-        self.parents = self.parents[parents]
-
-    def append(self, tokens, kept=None):
+    def append(self, tokens, parents=None, kept=None):
         """Give each open row its next token; close those at EOS or at the limit.
 
-        tokens: int64 (open rows,); kept: how many tokens the nucleus held, int64 (open rows,).
+        All int64 (rows,). tokens: their ids; parents: for each the open row that it continues, if
+        not its own (a row may go on twice or not at all); kept: how many tokens the nucleus held.
         """
-        logprobs, going = self.logprobs[self.parents, tokens].tolist(), []
+        if parents is None:
+            parents = torch.arange(len(tokens), device=DEVICE)
+        else:
+            old = [self.texts[self.open[parent]] for parent in parents.tolist()]
+            ended = [text for text in self.texts if text.ending]
+            self.texts = ended + [Text(text.tokens[:], text.logprobs[:]) for text in old]
+            self.open = range(len(ended), len(self.texts))
+        logprobs, going = self.logprobs[parents, tokens].tolist(), []
         for i, (row, token) in enumerate(zip(self.open, tokens.tolist(), strict=True)):
             text = self.texts[row]
             text.tokens.append(token)
@@ -183,7 +183,7 @@ class Decoding:
         self.open = [self.open[i] for i in going]
         self.bar.total = self.bar.n + len(self.open) * (self.max_new_tokens - len(text.tokens))
         self.pending = tokens[going, None]  # (open rows, 1)
-        cached = self.parents[going]
+        cached = parents[going]
         if cached.tolist() != list(range(len(self.logprobs))):
             self.cache.batch_select_indices(cached)
 
@@ -201,7 +201,6 @@ def step(decoding):
         cache.batch_repeat_interleave(rows)
         logits = logits.repeat_interleave(rows, dim=0)
     decoding.logprobs = logits.log_softmax(dim=-1)  # (open rows, vocabulary)
-    decoding.parents = torch.arange(rows, device=DEVICE)
     if decoding.logprobs[:, 0].isnan().any():  # one NaN or infinity makes its whole row NaN
         raise ValueError("the model's logits are no numbers: its weights are broken")
     return logits
@@ -307,17 +306,16 @@ def report(main, doc, samples=None):
     doc: the help; samples: texts per setting that the assignment asks for, if texts are drawn.
     """
     sys.stdout.reconfigure(errors="backslashreplace")  # a console may lack most characters
+    note = f"What is printed is Markdown, and goes to outputs/{SCRIPT.stem}.md too."
     formatter = argparse.ArgumentDefaultsHelpFormatter
-    parser = argparse.ArgumentParser(description=doc, formatter_class=formatter)
-    parser.error = partial(end, 2)
-    number = {"type": int, "metavar": "N"}
+    parser = argparse.ArgumentParser(description=doc, epilog=note, formatter_class=formatter)
+    parser.error, number = partial(end, 2), partial(parser.add_argument, type=int, metavar="N")
     parser.add_argument("--model", default=MODEL_ID, help="Hub id or local folder")
-    shown = "longest text, in generated tokens"
-    parser.add_argument("--max-new-tokens", default=MAX_NEW_TOKENS, help=shown, **number)
+    number("--max-new-tokens", default=MAX_NEW_TOKENS, help="longest text, in generated tokens")
     if samples:
-        parser.add_argument("--seed", default=0, help="seed of the draws", **number)
+        number("--seed", default=0, help="seed of the draws")
         shown = f"texts per setting: all count in the tables, {samples} printed"
-        parser.add_argument("--samples", default=samples, help=shown, **number)
+        number("--samples", default=samples, help=shown)
     args = parser.parse_args()
     if min(args.max_new_tokens, vars(args).get("samples", 1)) < 1:
         end(2, "--max-new-tokens and --samples must be at least 1")

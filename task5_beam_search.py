@@ -38,8 +38,8 @@ def search(prompt, num_beams, max_new_tokens=MAX_NEW_TOKENS, trace=None):
             parents = [decoding.texts[row].tokens for row in decoding.open]
             trace.append((parents, ranking, tokens.tolist(), best.flatten(), ending, going))
         chosen = torch.tensor(ending + going, device=tokens.device)
-        decoding.reorder(chosen // num_beams)  # continuation i belongs to candidate i // num_beams
-        decoding.append(tokens[chosen])  # those at EOS leave
+        # Continuation i is candidate i // num_beams's. Those at EOS leave the batch.
+        decoding.append(tokens[chosen], parents=chosen // num_beams)
         scores = totals[going]
         finished = [text for text in decoding.texts if text.ending]
     return finished

@@ -61,9 +61,10 @@ def test_cached_logits_equal_uncached_ones_after_reordering(tiny):
             torch.testing.assert_close(row, uncached(decoding.texts[open_row].tokens, "abc"))
         before = [decoding.texts[row].tokens for row in decoding.open]
         parents = torch.randint(len(before), (4,), generator=random)
-        decoding.reorder(parents)
-        assert [decoding.texts[row].tokens for row in decoding.open] == [before[p] for p in parents]
-        decoding.append(torch.randint(11, (4,), generator=random))
+        tokens = torch.randint(10, (4,), generator=random)  # no EOS, which is 10
+        decoding.append(tokens, parents)
+        grown = [[*before[p], int(t)] for p, t in zip(parents, tokens, strict=True)]
+        assert [text.tokens for text in decoding.texts] == grown
         reordered += parents.tolist() != [0, 1, 2, 3]
     assert reordered > 2
 
