@@ -1,5 +1,7 @@
 """One step and the state of a decoding; greedy, which shows both most plainly."""
 
+import shutil
+
 import pytest
 import torch
 from conftest import generated, uncached
@@ -110,6 +112,21 @@ def test_packed_layers_give_the_plain_logits(tiny, tied):
     assert all(m.weight is None for m in packed.modules() if type(m) is torch.nn.Linear)
     plain = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     ids = torch.tensor([tokenizer("some text").input_ids] * 3)
+    with torch.no_grad():
+        torch.testing.assert_close(packed(ids).logits, plain(ids).logits, atol=1e-4, rtol=1e-4)
+
+
+def test_packing_a_bf16_checkpoint_keeps_its_tied_embeddings(tiny, tmp_path):
+    """Converted weights are in no file: memory let go would be lost, and the head is tied."""
+    import transformers
+
+    folder = tiny(4, letters=None, tie_word_embeddings=True)
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    auto = transformers.AutoModelForCausalLM
+    auto.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(tmp_path)
+    packed, tokenizer = common.load(str(tmp_path))
+    plain = auto.from_pretrained(tmp_path, dtype=torch.float32)
+    ids = torch.tensor([tokenizer("some text").input_ids])
     with torch.no_grad():
         torch.testing.assert_close(packed(ids).logits, plain(ids).logits, atol=1e-4, rtol=1e-4)
 
