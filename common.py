@@ -64,17 +64,18 @@ def _linear(x, weight, bias):
 def pack(model):
     """Put a CPU model's linear layers in oneDNN's blocked order, which is read faster, if it can.
 
-    In place, a layer at a time: never both copies of the weights.
+    In place, a layer at a time: never both copies of the weights (of a tied embedding, yes).
     """
+    uses = Counter(p.data_ptr() for _, p in model.named_parameters(remove_duplicate=False))
     for layer in [m for m in model.modules() if type(m) is torch.nn.Linear]:
         try:
             weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), None)
         except (AttributeError, RuntimeError):  # a torch without oneDNN or without the operator
             return
-        if sys.platform == "linux" and layer is not model.get_output_embeddings():  # may be tied
+        if sys.platform == "linux" and uses[layer.weight.data_ptr()] == 1:  # pages no other needs
             start = -layer.weight.data_ptr() // mmap.PAGESIZE * -mmap.PAGESIZE
             pages = (layer.weight.data_ptr() + layer.weight.nbytes - start) // mmap.PAGESIZE
-            size = ctypes.c_size_t(max(0, pages) * mmap.PAGESIZE)  # of the file, mapped in memory
+            size = ctypes.c_size_t(max(0, pages) * mmap.PAGESIZE)  # of the file, if mapped
             ctypes.CDLL(None).madvise(ctypes.c_void_p(start), size, mmap.MADV_DONTNEED)
         layer.forward, layer.weight = partial(_linear, weight=weight, bias=layer.bias), None
 
@@ -201,7 +202,7 @@ def step(decoding):
         cache.batch_repeat_interleave(rows)
         logits = logits.repeat_interleave(rows, dim=0)
     decoding.logprobs = logits.log_softmax(dim=-1)  # (open rows, vocabulary)
-    if decoding.logprobs[:, 0].isnan().any():  # one NaN or infinity makes its whole row NaN
+    if decoding.logprobs[:, 0].isnan().any():  # a NaN or +infinity makes its whole row NaN
         raise ValueError("the model's logits are no numbers: its weights are broken")
     return logits
 
@@ -228,10 +229,16 @@ def visible(text):
     return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
 
 
+def ticks(text, least):
+    """At least so many back-ticks that nothing in the text can close."""
+    return "`" * max(least, *(len(run) + 1 for run in re.findall("`+|$", text)))
+
+
 def code(text):
     """The text as Markdown code that is safe in a table cell."""
-    text = visible(text).replace("\n", "\\n").replace("\t", "\\t")
-    return "`" + text.replace("`", "'").replace("|", "\\|") + "`"
+    text = visible(text).replace("\n", "\\n").replace("\t", "\\t").replace("|", "\\|")
+    pad = " " * ("`" in text)
+    return f"{ticks(text, 1)}{pad}{text}{pad}{ticks(text, 1)}"
 
 
 def table(rows):
@@ -284,8 +291,7 @@ def section(name, groups, shown=1):
         label += f", text {i + 1}" if shown > 1 else ""
         label += f": {len(text.tokens)} tokens, ended by {text.ending}"
         body = visible(text.text)
-        fence = "`" * max(3, *(len(run) + 1 for run in re.findall("`+|$", body)))
-        fenced = f"{fence}text\n{body}\n{fence}"
+        fenced = f"{ticks(body, 3)}text\n{body}\n{ticks(body, 3)}"
         folded = [f"<details><summary>{label}</summary>", fenced, "</details>"]
         pieces += folded if len(text.tokens) > 60 else [label, fenced]
     return "\n\n".join(pieces)
@@ -323,13 +329,15 @@ def report(main, doc, samples=None):
         load(args.model)
         args.generator = torch.Generator().manual_seed(vars(args).get("seed", 0))
         model, seed = args.model, f", seed {args.seed}" if samples else ""
-        if Path(model).is_dir():  # an absolute path is nobody's business
-            model = Path(os.path.relpath(model, OUTPUTS.parent)).as_posix()
-        words = ["python", SCRIPT.name, *(model if w == args.model else w for w in sys.argv[1:])]
+        words, folder, root = sys.argv[1:], Path(model).resolve(), OUTPUTS.parent
+        if folder.is_dir():  # an absolute path is nobody's business
+            model = folder.relative_to(root).as_posix() if root in folder.parents else folder.name
+            words = [w.removesuffix(args.model) + model * w.endswith(args.model) for w in words]
+        command = code(" ".join(["python", SCRIPT.name, *words]))
         facts = f"model {code(model)}, float32 on {DEVICE}{seed}, torch {torch.__version__}"
         facts += f", transformers {version('transformers')}"
         written = []
-        for markdown in chain([f"Written by {code(' '.join(words))}: {facts}."], main(args)):
+        for markdown in chain([f"Written by {command}: {facts}."], main(args)):
             written.append(markdown + "\n\n")
             print(written[-1], end="", flush=True)
         OUTPUTS.mkdir(exist_ok=True)

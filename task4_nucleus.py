@@ -18,7 +18,7 @@ def nucleus(probs, top_p):
     probs: float (rows, vocabulary), each row summing to 1; top_p: a number in (0, 1] or one per
     row. Returns a tensor like `probs`. top_p = 1 keeps all. ValueError for another top_p.
     """
-    top_p = column("top_p", top_p, highest=1, dtype=probs.dtype)
+    top_p = column("top_p", top_p, highest=1, dtype=probs.dtype).to(probs.device)
     count, size = min(64, probs.shape[-1]), probs.shape[-1]
     while True:  # the nucleus is small: sort only as far as it reaches
         values, tokens = probs.topk(count)  # (rows, count), most probable first

@@ -27,8 +27,8 @@ def search(prompt, num_beams, max_new_tokens=MAX_NEW_TOKENS, trace=None):
     finished = []
     while decoding.open and len(finished) < num_beams:
         logprobs = step(decoding).log_softmax(dim=-1)  # (candidates, vocabulary)
-        best, tokens = logprobs.topk(num_beams)  # (candidates, num_beams)
-        totals, tokens = (scores[:, None] + best).flatten(), tokens.flatten()
+        added, tokens = logprobs.topk(num_beams)  # (candidates, num_beams)
+        totals, tokens = (scores[:, None] + added).flatten(), tokens.flatten()
         ranking = totals.argsort(descending=True, stable=True)
         ranking = ranking[totals[ranking] > -torch.inf].tolist()  # some may be impossible
         eos = (tokens == decoding.eos).tolist()
@@ -36,7 +36,7 @@ def search(prompt, num_beams, max_new_tokens=MAX_NEW_TOKENS, trace=None):
         going = [i for i in ranking if not eos[i]][:num_beams]
         if trace is not None:
             parents = [decoding.texts[row].tokens for row in decoding.open]
-            trace.append((parents, ranking, tokens.tolist(), best.flatten(), ending, going))
+            trace.append((parents, ranking, tokens.tolist(), added.flatten(), ending, going))
         chosen = torch.tensor(ending + going, device=tokens.device)
         # Continuation i is candidate i // num_beams's. Those at EOS leave the batch.
         decoding.append(tokens[chosen], parents=chosen // num_beams)
@@ -93,10 +93,10 @@ def picture(prompt, num_beams=4, steps=3):
 
 def main(args):
     for name, prompt in PROMPTS.items():
-        beams = dict.fromkeys(num_beams for num_beams, _ in SETTINGS)
-        found = {num_beams: search(prompt, num_beams, args.max_new_tokens) for num_beams in beams}
-        labels = {f"num_beams={n}, length_penalty={p}": (n, p) for n, p in SETTINGS}
-        yield common.section(name, {k: [best(found[n], p)] for k, (n, p) in labels.items()})
+        beams = sorted({num_beams for num_beams, _ in SETTINGS})
+        found = {n: search(prompt, n, args.max_new_tokens) for n in beams}
+        winners = {f"num_beams={n}, length_penalty={p}": [best(found[n], p)] for n, p in SETTINGS}
+        yield common.section(name, winners)
         yield f"All finished candidates of `{name}`, the winners in bold:\n\n{finals(found)}"
     yield f"The first steps of the JSON's search, num_beams=4:\n\n{picture(PROMPTS['json'])}"
 

@@ -90,7 +90,8 @@ def scripted(monkeypatch, table, vocabulary=4):
         step(decoding)  # keeps the cache and the state true
         rows = [decoding.texts[row].tokens for row in decoding.open]
         assert all(3 not in tokens for tokens in rows), "EOS was fed back to the model"
-        probs = torch.tensor([table.get(tuple(tokens), [0.25] * vocabulary) for tokens in rows])
+        even = [1 / vocabulary] * vocabulary
+        probs = torch.tensor([table.get(tuple(tokens), even) for tokens in rows])
         decoding.logprobs = probs.log()
         return probs.log()
 
@@ -101,12 +102,14 @@ def scripted(monkeypatch, table, vocabulary=4):
 def test_the_assignments_own_example(tiny, monkeypatch):
     tiny()
     table = {
-        (): [0.6, 0.3, 0.1, 0.0],
-        (0,): [0.1, 0.09, 0.09, 0.72 - 0.72],
-        (1,): [0.05, 0.9, 0.05, 0.0],
+        (): [0.6, 0.3, 0.1] + [0.0] * 8,
+        (0,): [0.1] + [0.09] * 10,
+        (1,): [0.05, 0.9, 0.05] + [0.0] * 8,
     }
-    scripted(monkeypatch, table)
-    assert best(search("a", 1, 2), 1.0).tokens == [0, 0]
+    scripted(monkeypatch, table, vocabulary=11)
+    first = best(search("a", 1, 2), 1.0)
+    assert first.tokens == [0, 0]
+    assert first.score == pytest.approx(torch.tensor(0.6 * 0.1).log().item(), abs=1e-5)
     winner = best(search("a", 2, 2), 1.0)
     assert winner.tokens == [1, 1]
     assert winner.score == pytest.approx(torch.tensor(0.3 * 0.9).log().item(), abs=1e-5)
@@ -124,6 +127,17 @@ def test_eos_below_rank_num_beams_is_dropped(tiny, monkeypatch):
     assert [0, 3] not in [text.tokens for text in found]
     table[0,] = [0.3, 0.1, 0.0, 0.6]  # EOS: 0.3, rank 2
     assert [0, 3] in [text.tokens for text in search("a", 2, 4)]
+
+
+def test_report_marks_the_winners_and_draws_the_search(tiny):
+    tiny(2, letters=None, scale=0.2)
+    found = {num_beams: search("abc", num_beams, 12) for num_beams in (1, 4, 8)}
+    assert task5_beam_search.finals(found).count("**") == 2 * len(SETTINGS)
+    lines = task5_beam_search.picture("abc", num_beams=4, steps=3).split("\n")
+    fates = [line.rpartition(":::")[2] for line in lines if ":::" in line]
+    assert len(fates) == 4 + 16 + 16
+    assert fates.count("kept") == 12 - fates.count("finished")
+    assert lines[0] == "```mermaid" and lines[-1] == "```"
 
 
 def test_penalty_only_ranks():

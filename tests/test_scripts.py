@@ -1,5 +1,6 @@
 """Each script as its user runs it: a subprocess in a copy of the repository."""
 
+import argparse
 import os
 import re
 import shutil
@@ -107,6 +108,39 @@ def test_scripts_never_call_generate():
 )
 def test_faults(answer, expected):
     assert common.fault(answer) == expected
+
+
+def test_figures():
+    texts = [
+        common.Text([1, 2, 3, 4, 1, 2, 3, 4], [-1.0] * 8, [1, 2, 3, 9], "EOS"),
+        common.Text([1, 2], [-4.0, -4.0], [], "limit"),
+    ]
+    row = common.figures("hedgehog", texts)
+    assert (row["texts"], row["different"], row["mean tokens"]) == (2, 2, "5")
+    assert (row["ended by EOS"], row["mean log-prob per token"]) == ("50%", "-1.60")
+    assert row["repeated 4-grams"] == "20.0%"
+    assert (row["kept, median"], row["kept, largest"]) == (3, 9)
+
+    right, answers = '{"contractor": "Mike", "sum": 100.5, "currency": "RUB"}', ["{}", "no", "no"]
+    texts = [common.Text([i], [-1.0], text=a) for i, a in enumerate([right, *answers])]
+    row = common.figures("json", texts)
+    assert (row["JSON that parses"], row["JSON that is right"]) == (2, 1)
+    assert row["commonest fault"] == "no JSON (2)"
+    assert common.figures("json", texts[:1])["commonest fault"] == "none"
+
+
+def test_drawn_gives_each_setting_its_texts():
+    args = argparse.Namespace(samples=7, generator=None, max_new_tokens=1)
+    settings = {str(setting): setting for setting in range(5)}
+    found = common.drawn(args, lambda _p, rows, *_: [common.Text([s]) for s in rows], "a", settings)
+    assert found == {name: [common.Text([s])] * 7 for name, s in settings.items()}
+
+
+def test_no_absolute_path_is_reported(copy):
+    options = [f"--model={copy / 'tests' / 'tiny'}", "--max-new-tokens", "1"]
+    shown = run(copy, "task1_greedy", *options).stdout.decode()
+    assert "`python task1_greedy.py --model=tests/tiny --max-new-tokens 1`" in shown
+    assert str(copy) not in shown
 
 
 def test_wild_text_stays_in_its_fence():
