@@ -20,13 +20,6 @@ THREADS = torch.get_num_threads()
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items):
-    for item in items:
-        if item.get_closest_marker("offline"):  # one process loads the big model, not each
-            item.add_marker(pytest.mark.xdist_group("offline"))
-
-
 def make_tiny(folder, seed=0, letters=None, scale=1.0, **config):
     """Save a random Qwen2 with a byte tokenizer (all bytes, or `letters` alone) in `folder`."""
     alphabet = sorted(letters or tokenizers.pre_tokenizers.ByteLevel.alphabet())

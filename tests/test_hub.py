@@ -82,7 +82,7 @@ def run(copy, *arguments, port=9):  # port 9: nobody's
     environment |= {"HF_HOME": str(copy / "cache"), "HF_ENDPOINT": f"http://127.0.0.1:{port}"}
     environment |= {"NO_PROXY": "127.0.0.1", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "task1_greedy.py", "--max-new-tokens", "3", *arguments]
-    settings = {"cwd": copy, "env": environment, "text": True, "timeout": 30}
+    settings = {"cwd": copy, "env": environment, "text": True, "timeout": 45}
     return subprocess.run(command, capture_output=True, check=False, **settings)
 
 
