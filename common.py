@@ -55,11 +55,10 @@ _loaded = (MODEL_ID, None, None)  # name, model, tokenizer
 
 def _linear(x, weight, bias):
     """A packed linear layer, float32 (..., inputs) to (..., outputs)."""
-    flat = x.reshape(-1, x.shape[-1])
-    rows = len(flat)  # oneDNN takes longer for 1 or 2 of them than for 5
-    padded = torch.cat([flat] + (5 - rows) * [flat[:1]])
+    flat = x.reshape(-1, x.shape[-1])  # oneDNN takes longer for 1 or 2 rows than for 5
+    padded = torch.cat([flat] + (5 - len(flat)) * [flat[:1]])
     y = torch.ops.mkldnn._linear_pointwise(padded, weight, bias, "none", [], "")
-    return y[:rows].view(*x.shape[:-1], -1)
+    return y[: len(flat)].view(*x.shape[:-1], -1)
 
 
 def pack(model):
