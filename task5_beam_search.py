@@ -5,48 +5,70 @@ length_penalty enters only the last ranking, so one search serves all its values
 """
 
 import math
+from typing import NamedTuple
 
 import common
-from common import MAX_NEW_TOKENS, PROMPTS, Decoding, step
-
-import torch
+from common import MAX_NEW_TOKENS, PROMPTS, Batch, Text, step
 
 SETTINGS = ((1, 1.0), (4, 1.0), (4, 0.5), (4, 2.0), (8, 1.0))  # (num_beams, length_penalty)
 
 
-def search(prompt, num_beams, max_new_tokens=MAX_NEW_TOKENS, trace=None):
-    """The finished candidates, a list of `Text` with its `score` (assignment, task 5, steps 2 to 8).
+class Continuation(NamedTuple):
+    """An unfinished candidate, the one in row `row`, and a token that may be added to it."""
 
-    trace: a list that gets what each step ranked, for `picture`.
-    ValueError for num_beams below 1 or above the size of the vocabulary.
+    score: float  # the candidate's score + the token's log-probability
+    row: int
+    token: int
+    logprob: float
+
+
+def beam_search(model, prompt, num_beams, max_new_tokens=MAX_NEW_TOKENS):
+    """The finished candidates, a list of `Text`, for `prompt`, a list of token ids.
+
+    The steps are those of the assignment, task 5. ValueError for num_beams below 1 or above the
+    size of the vocabulary.
     """
-    decoding = Decoding(prompt, max_new_tokens=max_new_tokens)
-    if not 1 <= num_beams <= decoding.model.config.vocab_size:
+    if not 1 <= num_beams <= model.config.vocab_size:
         raise ValueError(f"num_beams must be from 1 to the vocabulary's size, not {num_beams}")
-    scores = torch.zeros(1, device=decoding.pending.device)  # of the unfinished candidates
-    finished = []
-    while decoding.open and len(finished) < num_beams:
-        logprobs = step(decoding).log_softmax(dim=-1)  # (candidates, vocabulary)
-        added, tokens = logprobs.topk(num_beams)  # (candidates, num_beams)
-        totals, tokens = (scores[:, None] + added).flatten(), tokens.flatten()
-        ranking = totals.argsort(descending=True, stable=True)
-        ranking = ranking[totals[ranking] > -torch.inf].tolist()  # some may be impossible
-        eos = (tokens == decoding.eos).tolist()
-        ending = [i for i in ranking[:num_beams] if eos[i]]
-        going = [i for i in ranking if not eos[i]][:num_beams]
-        if trace is not None:
-            parents = [decoding.texts[row].tokens for row in decoding.open]
-            trace.append((parents, ranking, tokens.tolist(), added.flatten(), ending, going))
-        chosen = torch.tensor(ending + going, device=tokens.device)
-        # Continuation i is candidate i // num_beams's. Those at EOS leave the batch.
-        decoding.append(tokens[chosen], parents=chosen // num_beams)
-        scores = totals[going]
-        finished = [text for text in decoding.texts if text.ending]
+    batch = Batch(model, prompt, max_new_tokens=max_new_tokens)
+    unfinished = [Text()]  # step 2; unfinished[row] is row `row` of the KV cache
+    finished = []  # step 3
+    while unfinished and len(finished) < num_beams:
+        # Step 5: num_beams continuations of each candidate. Step 4 is the first pass, in which
+        # the only candidate is still empty.
+        logprobs, tokens = step(batch).log_softmax(dim=-1).topk(num_beams)
+        logprobs, tokens = logprobs.tolist(), tokens.tolist()  # (candidates, num_beams)
+        continuations = []
+        for row, candidate in enumerate(unfinished):
+            score = candidate.score
+            for token, logprob in zip(tokens[row], logprobs[row], strict=True):
+                continuations.append(Continuation(score + logprob, row, token, logprob))
+
+        # Step 6: rank them by score.
+        continuations.sort(key=lambda continuation: continuation.score, reverse=True)
+
+        # Step 7: those of the first num_beams that end are finished, the first num_beams of the
+        # others go on. An EOS of lower rank is dropped.
+        ending = [c for c in continuations[:num_beams] if c.token == batch.eos]
+        going_on = [c for c in continuations if c.token != batch.eos][:num_beams]
+        candidates = [extend(unfinished[c.row], c, batch) for c in ending + going_on]
+        finished += [candidate for candidate in candidates if candidate.ending]
+        unfinished = [candidate for candidate in candidates if not candidate.ending]
+
+        # Step 8: again, unless num_beams candidates have finished. At the limit all have.
+        batch.set_next([c.row for c in going_on], [c.token for c in going_on])
     return finished
 
 
-def normalised(text, length_penalty):
-    """score / length ** length_penalty (assignment, task 5). length: of the tokens, EOS included."""
+def extend(candidate, continuation, batch):
+    """A new candidate: others may extend the old one by another token."""
+    tokens = [*candidate.tokens, continuation.token]
+    logprobs = [*candidate.logprobs, continuation.logprob]
+    return Text(tokens, logprobs, batch.ending(tokens))
+
+
+def normalised_score(text, length_penalty):
+    """score / length ** length_penalty (assignment, task 5); EOS counts in the length."""
     return text.score / len(text.tokens) ** length_penalty
 
 
@@ -54,52 +76,67 @@ def best(candidates, length_penalty):
     """The candidate with the highest normalised score. ValueError for a penalty not finite."""
     if not math.isfinite(length_penalty):
         raise ValueError(f"length_penalty must be a finite number, not {length_penalty}")
-    return max(candidates, key=lambda text: normalised(text, length_penalty))
+    return max(candidates, key=lambda text: normalised_score(text, length_penalty))
 
 
-def finals(found):
-    """The finished candidates' scores, winners of SETTINGS in bold. found: {num_beams: texts}."""
+def ranking(found, tokenizer):
+    """A table of all finished candidates, the winners of SETTINGS in bold.
+
+    found: {num_beams: its finished candidates}.
+    """
     rows = []
     for num_beams, texts in found.items():
-        for text in sorted(texts, key=lambda text: -text.score):
-            steps = max(len(t.tokens) for t in texts)
-            row = {"num_beams": num_beams, "steps": steps, "ends": common.code(text.text[-40:])}
+        steps = max(len(text.tokens) for text in texts)
+        for text in sorted(texts, key=lambda text: text.score, reverse=True):
+            row = {"num_beams": num_beams, "steps": steps}
+            row["ends"] = common.code(tokenizer.decode(text.tokens)[-40:])
             row |= {"length": len(text.tokens), "score": f"{text.score:.3f}"}
-            for penalty in sorted({penalty for _, penalty in SETTINGS}):
-                wins = (num_beams, penalty) in SETTINGS and text is best(texts, penalty)
-                shown = f"{normalised(text, penalty):.4g}"
-                row[f"score / length^{penalty}"] = f"**{shown}**" if wins else shown
+            for penalty in (0.5, 1.0, 2.0):
+                shown = f"{normalised_score(text, penalty):.4g}"
+                if (num_beams, penalty) in SETTINGS and text is best(texts, penalty):
+                    shown = f"**{shown}**"
+                row[f"score / length^{penalty}"] = shown
             rows.append(row)
     return common.table(rows)
 
 
-def picture(prompt, num_beams=4, steps=3):
-    """The first steps of a search as a Mermaid flowchart, which GitHub draws."""
-    trace, names, lines = [], {(): "start"}, ["```mermaid", "flowchart LR", "start([prompt])"]
-    search(prompt, num_beams, steps, trace)
-    tokenizer = Decoding(prompt).tokenizer
-    for parents, ranking, tokens, logprobs, ending, going in trace:
-        for i in ranking:
-            parent = parents[i // num_beams]
-            name = names[*parent, tokens[i]] = f"n{len(names)}"
-            token = repr(tokenizer.decode(tokens[i]))[1:-1].replace(" ", "\u2423")
+def picture(model, tokenizer, prompt, num_beams=4, steps=3):
+    """The candidates after each of a search's first steps, as a Mermaid flowchart."""
+    names = {(): "start"}
+    lines = ["```mermaid", "flowchart LR", "start([prompt])"]
+    for limit in range(1, steps + 1):
+        for candidate in beam_search(model, prompt, num_beams, limit):
+            tokens = tuple(candidate.tokens)
+            if tokens in names:  # finished at an earlier step
+                continue
+            names[tokens] = f"n{len(names)}"
+            token = repr(tokenizer.decode(tokens[-1]))[1:-1].replace(" ", "\u2423")
             token = "".join(c if c.isalnum() else f"#{ord(c)};" for c in token)
-            fate = "finished" if i in ending else "kept" if i in going else "dropped"
-            lines += [f'{names[*parent]} -- "{logprobs[i]:.2f}" --> {name}["{token}"]:::{fate}']
-    colours = {"kept": "#cfc", "finished": "#ccf", "dropped": "#eee,stroke-dasharray:4"}
-    lines += [f"classDef {fate} color:#000,fill:{colour}" for fate, colour in colours.items()]
+            shape = f'(["{token}<br/>{candidate.score:.2f}"])'
+            lines.append(f"{names[tokens[:-1]]} --> {names[tokens]}{shape}")
     return "\n".join([*lines, "```"])
 
 
 def main(args):
+    """Load, generate, print, write."""
+    model, tokenizer = common.load(args.model)
+    report = common.Report(args, model.device)
     for name, prompt in PROMPTS.items():
-        beams = sorted({num_beams for num_beams, _ in SETTINGS})
-        found = {n: search(prompt, n, args.max_new_tokens) for n in beams}
-        winners = {f"num_beams={n}, length_penalty={p}": [best(found[n], p)] for n, p in SETTINGS}
-        yield common.section(name, winners)
-        yield f"All finished candidates of `{name}`, the winners in bold:\n\n{finals(found)}"
-    yield f"The first steps of the JSON's search, num_beams=4:\n\n{picture(PROMPTS['json'])}"
+        prompt_ids = tokenizer(prompt).input_ids
+        found = {}
+        for num_beams in (1, 4, 8):
+            found[num_beams] = beam_search(model, prompt_ids, num_beams, args.max_new_tokens)
+        winners = {}
+        for num_beams, penalty in SETTINGS:
+            label = f"num_beams={num_beams}, length_penalty={penalty}"
+            winners[label] = [best(found[num_beams], penalty)]
+        report.add(common.section(name, winners, tokenizer))
+        candidates = ranking(found, tokenizer)
+        report.add(f"All finished candidates of `{name}`, the winners in bold:\n\n{candidates}")
+    first_steps = picture(model, tokenizer, tokenizer(PROMPTS["json"]).input_ids)
+    report.add(f"The first steps of the JSON's search, num_beams=4:\n\n{first_steps}")
+    report.write()
 
 
 if __name__ == "__main__":
-    common.report(main, __doc__)
+    common.run(main, __doc__)

