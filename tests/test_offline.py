@@ -1,47 +1,71 @@
 """What only a real model shows. One file, so that one process loads it."""
 
 import pytest
+import torch
 from conftest import generated
 
-from common import PROMPTS, Decoding, step
+from common import PROMPTS, Text, TextBatch, step
 from task1_greedy import greedy
-from task5_beam_search import SETTINGS, best, search
+from task5_beam_search import SETTINGS, beam_search, best
+
+pytestmark = pytest.mark.offline
 
 
-@pytest.mark.offline
-def test_offline_eos_and_the_assignments_example(offline):
-    _, tokenizer = offline
-    assert tokenizer.eos_token_id == 151645
+def prompt_ids(tokenizer, name):
+    return tokenizer(PROMPTS[name]).input_ids
+
+
+def test_eos_and_the_assignments_example(offline):
+    model, tokenizer = offline
+    assert model.config.eos_token_id == 151645
     ids = [4913, 20257, 269, 788, 330, 34441, 497, 330, 1242, 788, 220, 16, 15, 20, 11, 330]
     ids += [15973, 788, 330, 59430, 9207, 151645]
-    assert (
-        tokenizer.decode(ids) == '{"contractor": "Mike", "sum": 105, "currency": "rub"}<|im_end|>'
-    )
-    assert tokenizer(PROMPTS["json"]).input_ids[0] == 151644  # one token, not its letters
+    example = '{"contractor": "Mike", "sum": 105, "currency": "rub"}<|im_end|>'
+    assert tokenizer.decode(ids) == example
+    ours = prompt_ids(tokenizer, "json")
+    assert ours == tokenizer(PROMPTS["json"]).encodings[0].ids  # as the assignment reads them
+    assert ours[0] == 151644  # one token, not its letters
 
 
-@pytest.mark.offline
-def test_offline_greedy_equals_generate(offline):
-    assert greedy(PROMPTS["json"]).tokens == generated(PROMPTS["json"], max_new_tokens=1000)
-    story = greedy(PROMPTS["hedgehog"], 120).tokens
+def test_float16_holds_the_weights(offline):
+    """The packed layers, from bfloat16, against the library's own in float32."""
+    import transformers
+
+    model, tokenizer = offline
+    ids = torch.tensor([prompt_ids(tokenizer, "hedgehog")])
+    auto = transformers.AutoModelForCausalLM
+    plain = auto.from_pretrained(model.name_or_path, dtype=torch.float32)
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids).logits, plain(ids).logits, atol=1e-3, rtol=0)
+
+
+def test_greedy_equals_generate(offline):
+    model, tokenizer = offline
+    prompt = prompt_ids(tokenizer, "json")
+    assert greedy(model, prompt).tokens == generated(model, prompt, max_new_tokens=1000)
+    prompt = prompt_ids(tokenizer, "hedgehog")
+    story = greedy(model, prompt, 120).tokens
     assert len(story) >= 100
-    assert story == generated(PROMPTS["hedgehog"], max_new_tokens=120)
+    assert story == generated(model, prompt, max_new_tokens=120)
 
 
-@pytest.mark.offline
-def test_offline_rows_get_what_they_get_alone(offline):
-    alone = greedy(PROMPTS["hedgehog"], 40).tokens
-    decoding = Decoding(PROMPTS["hedgehog"], 8, 40)
-    while decoding.open:
-        decoding.append(step(decoding).argmax(-1))
-    assert [text.tokens for text in decoding.texts] == [alone] * 8
+def test_rows_get_what_they_get_alone(offline):
+    model, tokenizer = offline
+    prompt = prompt_ids(tokenizer, "hedgehog")
+    alone = greedy(model, prompt, 40)
+    texts = [Text() for _ in range(8)]
+    batch = TextBatch(model, prompt, texts, 40)
+    while batch.unfinished:
+        batch.append(step(batch).argmax(-1))
+    assert [text.tokens for text in texts] == [alone.tokens] * 8
 
 
-@pytest.mark.offline
-def test_offline_json_equals_generate(offline):
+def test_json_equals_generate(offline):
+    model, tokenizer = offline
+    prompt = prompt_ids(tokenizer, "json")
     for num_beams, penalty in SETTINGS:
-        ours = best(search(PROMPTS["json"], num_beams), penalty).tokens
+        ours = best(beam_search(model, prompt, num_beams), penalty).tokens
         settings = {"num_beams": num_beams, "max_new_tokens": 1000}
         if num_beams > 1:
             settings |= {"length_penalty": penalty, "early_stopping": True}
-        assert ours == generated(PROMPTS["json"], **settings)
+        assert ours == generated(model, prompt, **settings)

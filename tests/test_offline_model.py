@@ -11,7 +11,7 @@ def test_an_interrupted_build_leaves_nothing(tmp_path, monkeypatch):
         target.mkdir()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(offline_model.subprocess, "run", lambda *_, **__: None)
+    monkeypatch.setattr(offline_model, "download", lambda *_: None)
     monkeypatch.setattr(offline_model, "join", lambda *_: None)
     monkeypatch.setattr(offline_model, "dequantise", interrupted)
     folder = tmp_path / "models" / "whole"

@@ -8,11 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import TopPLogitsWarper
 
+import common
 import task2_sampling
 import task3_temperature
 import task4_nucleus
 from task1_greedy import greedy
 from task4_nucleus import nucleus
+
+ABC = [0, 1, 2]  # the prompt "abc"
 
 
 def seeded(seed=0):
@@ -35,19 +38,19 @@ def fits(tokens, probs, draws):
 
 
 def test_task2_draws_from_the_softmax(tiny):
-    tiny(7, scale=0.2)
-    texts = task2_sampling.sample("abc", 5000, seeded(), 1)
+    model = tiny(7, scale=0.2)
+    texts = task2_sampling.sample(model, ABC, 5000, seeded(), 1)
     tokens = [t.tokens[0] for t in texts]
-    logits = uncached([], "abc")
+    logits = uncached(model, ABC, [])
     assert fits(tokens, logits.softmax(-1), 5000)
     assert not fits(tokens, (logits / 1.5).softmax(-1), 5000)
 
 
 def test_task3_rows_have_each_their_own_temperature(tiny):
-    tiny(7, scale=0.2)
+    model = tiny(7, scale=0.2)
     temperatures = [0.3, 1.0, 4.0]
-    texts = task3_temperature.sample("abc", temperatures * 4000, seeded(), 1)
-    logits = uncached([], "abc")
+    texts = task3_temperature.sample(model, ABC, temperatures * 4000, seeded(), 1)
+    logits = uncached(model, ABC, [])
     for i, temperature in enumerate(temperatures):
         tokens = [t.tokens[0] for t in texts[i::3]]
         for other in temperatures:
@@ -57,59 +60,111 @@ def test_task3_rows_have_each_their_own_temperature(tiny):
 def test_task3_rows_keep_their_temperature_after_others_have_left(tiny):
     left = False
     for seed in range(8):
-        tiny(seed, scale=0.3)
-        texts = task3_temperature.sample("abc", [5.0, 0.001, 5.0, 0.001], seeded(), 40)
-        assert texts[1].tokens == texts[3].tokens == greedy("abc", 40).tokens
+        model = tiny(seed, scale=0.3)
+        texts = task3_temperature.sample(model, ABC, [5.0, 0.001, 5.0, 0.001], seeded(), 40)
+        assert texts[1].tokens == texts[3].tokens == greedy(model, ABC, 40).tokens
+        left |= len(texts[0].tokens) < len(texts[1].tokens)
+    assert left, "no hot row left before a cold one: the test shows nothing"
+
+
+def test_task4_rows_keep_their_setting_after_others_have_left(tiny):
+    left = False
+    for seed in range(8):
+        model = tiny(seed, scale=0.3)
+        settings = [(5.0, 1.0), (5.0, 1e-6), (5.0, 1.0), (0.001, 1.0)]  # two ways to be greedy
+        texts = task4_nucleus.sample(model, ABC, settings, seeded(), 40)
+        assert texts[1].tokens == texts[3].tokens == greedy(model, ABC, 40).tokens
+        assert all(len(text.nucleus_sizes) == len(text.tokens) for text in texts)
+        assert set(texts[1].nucleus_sizes) == {1}
         left |= len(texts[0].tokens) < len(texts[1].tokens)
     assert left, "no hot row left before a cold one: the test shows nothing"
 
 
 def test_same_seed_same_texts(tiny):
-    tiny(2, scale=0.2)
+    model = tiny(2, scale=0.2)
     draws = {
-        "2": lambda seed: task2_sampling.sample("abc", 3, seeded(seed), 30),
-        "3": lambda seed: task3_temperature.sample("abc", (0.5, 1.0, 10.0), seeded(seed), 30),
-        "4": lambda seed: task4_nucleus.sample("abc", [(1.0, 0.9)] * 3, seeded(seed), 30),
+        "2": lambda seed: task2_sampling.sample(model, ABC, 3, seeded(seed), 30),
+        "3": lambda seed: task3_temperature.sample(model, ABC, (0.5, 1, 10), seeded(seed), 30),
+        "4": lambda seed: task4_nucleus.sample(model, ABC, [(1, 0.9)] * 3, seeded(seed), 30),
     }
     for draw in draws.values():
         assert draw(1) == draw(1) != draw(2)
 
 
 def test_task4_draws_from_the_nucleus(tiny):
-    tiny(7, scale=0.2)
+    model = tiny(7, scale=0.2)
     pairs = [(1.0, 0.9), (2.0, 0.4), (0.5, 1.0)]
-    texts = task4_nucleus.sample("abc", pairs * 3000, seeded(), 1)
-    logits = uncached([], "abc")
+    texts = task4_nucleus.sample(model, ABC, pairs * 3000, seeded(), 1)
+    logits = uncached(model, ABC, [])
     for i, (temperature, top_p) in enumerate(pairs):
         probs = nucleus((logits / temperature).softmax(-1)[None], top_p)[0]
         assert fits([t.tokens[0] for t in texts[i::3]], probs, 3000)
-        assert {t.kept[0] for t in texts[i::3]} == {int((probs > 0).sum())}
+        assert {t.nucleus_sizes[0] for t in texts[i::3]} == {int((probs > 0).sum())}
 
 
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), -float("inf")])
 def test_bad_temperatures_and_top_p(tiny, value):
-    tiny()
+    model = tiny()
     with pytest.raises(ValueError, match="temperature"):
-        task3_temperature.sample("a", [1.0, value], seeded(), 1)
+        task3_temperature.sample(model, ABC, [1.0, value], seeded(), 1)
     with pytest.raises(ValueError, match="temperature"):
-        task4_nucleus.sample("a", [(value, 0.9)], seeded(), 1)
+        task4_nucleus.sample(model, ABC, [(value, 0.9)], seeded(), 1)
     for top_p in (value, 1.01):
         with pytest.raises(ValueError, match="top_p"):
             nucleus(torch.tensor([[0.5, 0.5]]), top_p)
         with pytest.raises(ValueError, match="top_p"):
-            task4_nucleus.sample("a", [(1.0, top_p)], seeded(), 1)
+            task4_nucleus.sample(model, ABC, [(1.0, top_p)], seeded(), 1)
 
 
 def test_no_texts_is_an_error(tiny):
-    tiny()
-    with pytest.raises(ValueError):
-        task2_sampling.sample("a", 0, seeded())
+    model = tiny()
+    for sample, nothing in (
+        (task2_sampling.sample, 0),
+        (task3_temperature.sample, []),
+        (task4_nucleus.sample, []),
+    ):
+        with pytest.raises(ValueError, match="nothing to generate"):
+            sample(model, ABC, nothing, seeded())
+
+
+def test_the_settings_are_the_assignments():
+    assert task2_sampling.SAMPLES == 3
+    assert task3_temperature.TEMPERATURES == (0.001, 0.1, 0.5, 1.0, 10.0)
+    assert task4_nucleus.SETTINGS == ((1.0, 0.9), (1.0, 0.15), (0.5, 0.9), (0.5, 0.15))
+
+
+def test_the_tail_is_drawn_as_often_as_it_should():
+    """Its tokens are too rare, each alone, for a float32 sum near 1 to notice."""
+    probs = torch.full((1, 200_001), 2.9e-8)
+    probs[0, 0] = 1 - 200_000 * 2.9e-8
+    draws = torch.cat([common.draw(probs.expand(100, -1), seeded(i)) for i in range(20)])
+    assert 5 < int((draws > 0).sum()) < 25  # 11.6 expected, with a standard deviation of 3.4
+
+
+def test_the_first_step_at_which_the_two_rules_differ(tiny_folder, monkeypatch):
+    model, tokenizer = common.load(tiny_folder(6, scale=0.5))
+    expected = None
+    tokens = greedy(model, ABC, 30).tokens
+    for i in range(len(tokens)):
+        logits = uncached(model, ABC, tokens[:i])[None]
+        for top_p in (0.9, 0.15):
+            ours = (nucleus(logits.softmax(-1), top_p) > 0).sum()
+            theirs = TopPLogitsWarper(top_p)(None, logits).isfinite().sum()
+            if expected is None and ours != theirs:
+                expected = i + 1
+    assert expected > 1, "they differ at once: the test shows little"
+    report = task4_nucleus.two_rules(model, tokenizer, ABC, 30)
+    assert f"token {expected} of the greedy JSON" in report
+    assert "by the paper only" in report
+    monkeypatch.setattr(task4_nucleus, "SETTINGS", [(1.0, 1e-6)])  # only ever the first token
+    report = task4_nucleus.two_rules(model, tokenizer, ABC, 30)
+    assert report.startswith("At no step of the greedy JSON")
 
 
 @st.composite
 def distributions(draw):
     """Rows of probabilities: random, peaked, uniform, one-hot, with ties and with zeros."""
-    rows, size = draw(st.integers(1, 4)), draw(st.sampled_from([1, 2, 7, 64, 65, 700, 5000]))
+    rows, size = draw(st.integers(1, 4)), draw(st.sampled_from([1, 2, 7, 999, 1000, 1001, 5000]))
     random = seeded(draw(st.integers(0, 999)))
     logits = torch.randn(rows, size, generator=random) * draw(
         st.sampled_from([0, 0.01, 1, 10, 1e4])

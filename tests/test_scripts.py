@@ -1,68 +1,90 @@
-"""Each script as its user runs it: a subprocess in a copy of the repository."""
+"""Each script as its user runs it."""
 
-import argparse
-import os
 import re
+import runpy
 import shutil
-import subprocess
+import signal
 import sys
+import time
+from types import SimpleNamespace
 
 import pytest
-from conftest import ROOT, make_tiny
+from conftest import ROOT, run_script, script_process
 
 import common
 
 SCRIPTS = sorted(path.stem for path in ROOT.glob("task*.py"))
 TEXTS = {"task1_greedy": 2, "task2_sampling": 6, "task3_temperature": 10}
-TEXTS |= {"task4_nucleus": 8, "task5_beam_search": 10}
+TEXTS |= {"task4_nucleus": 8, "task5_beam_search": 10}  # that the assignment asks for
 
 
-@pytest.fixture(scope="module")
-def copy(tmp_path_factory):
-    """A copy of the scripts, with a tiny model in tests/tiny."""
-    folder = tmp_path_factory.mktemp("copy")
-    for path in ROOT.glob("*.py"):
-        shutil.copy(path, folder)
-    make_tiny(folder / "tests" / "tiny", scale=0.3)
-    return folder
+@pytest.fixture
+def run_here(tmp_path, monkeypatch, capsys):
+    """A function that runs a script in this process, which saves the seconds of the imports."""
+    monkeypatch.setattr(common, "OUTPUTS", tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+    def run(script, *arguments):
+        monkeypatch.setattr(sys, "argv", [f"{script}.py", *arguments])
+        (tmp_path / f"{script}.md").write_text("before")
+        capsys.readouterr()  # what making a tiny model has printed
+        returncode = 0
+        try:
+            runpy.run_path(str(ROOT / f"{script}.py"), run_name="__main__")
+        except SystemExit as end:
+            returncode = end.code
+        shown, error = capsys.readouterr()
+        written = (tmp_path / f"{script}.md").read_text(encoding="utf-8")
+        return SimpleNamespace(returncode=returncode, stdout=shown, stderr=error, written=written)
+
+    return run
 
 
-def run(copy, script, *arguments):
-    command = [sys.executable, f"{script}.py", *arguments]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(
-        command, cwd=copy, env=environment, capture_output=True, timeout=120, check=False
-    )
+def output(copy, script):
+    return copy / "outputs" / f"{script}.md"
+
+
+def untouched(copy, script):
+    """Whether outputs/ is as it was: the file, and nothing left beside it."""
+    names = [path.name for path in output(copy, script).parent.iterdir()]
+    left_over = [name for name in names if name.startswith(".")]
+    return output(copy, script).read_text() == "before" and not left_over
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_script(copy, script):
-    done = run(copy, script, "--model", str(copy / "tests" / "tiny"), "--max-new-tokens", "12")
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert (copy / "outputs" / f"{script}.md").read_bytes() == done.stdout
-    shown = done.stdout.decode()
-    assert shown.count("\n```text\n") == TEXTS[script]
-    assert (
-        f"{script}.py --model tests/tiny --max-new-tokens 12`: model `tests/tiny`, float32" in shown
-    )
-    assert str(copy) not in shown
-    assert list((copy / "outputs").glob(".*")) == []
+    folder = str(copy / "tiny")
+    done = run_script(copy, script, "--model", folder, "--max-new-tokens", "12")
+    assert done.returncode == 0, done.stderr
+    assert output(copy, script).read_bytes() == done.stdout.encode()
+    assert done.stdout.count("\n```text\n") == TEXTS[script]
+    first, _, _ = done.stdout.partition("\n")
+    assert first.startswith("Model `tiny` on ") and "at most 12 tokens a text" in first
+    assert ("seed 0" in first) == (script[4] in "234")
+    assert folder not in done.stdout
+    assert list(output(copy, script).parent.glob(".*")) == []
 
 
-def test_more_samples_count_but_are_not_printed(copy):
-    options = ["--model", "tests/tiny", "--max-new-tokens", "3", "--samples", "7"]
-    shown = run(copy, "task3_temperature", *options).stdout.decode()
-    assert shown.count("\n```text\n") == 10
-    assert len(re.findall(r"^\| temperature=\S+ \| 7 \|", shown, re.MULTILINE)) == 10
+@pytest.mark.parametrize("script", ["task2_sampling", "task3_temperature", "task4_nucleus"])
+def test_more_samples_than_one_batch_holds(run_here, tiny_folder, script):
+    folder = tiny_folder(scale=0.3, letters=None)
+    options = ["--max-new-tokens", "3", "--samples", "23", "--seed", "5"]
+    shown = run_here(script, "--model", folder, *options).stdout
+    assert "seed 5, texts per setting: 23" in shown
+    assert shown.count("\n```text\n") == TEXTS[script]  # the others only count
+    rows = re.findall(r"^\| (?:sampling|temperature=[^|]*) \| 23 \| (\d+) \|", shown, re.MULTILINE)
+    assert len(rows) == {"2": 2, "3": 10, "4": 8}[script[4]]
+    if script == "task3_temperature":  # each setting has its own texts: all alike, all different
+        assert rows[0] == rows[5] == "1" and rows[4] == rows[9] == "23"
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_help(copy, script):
-    done = run(copy, script, "--help")
-    assert done.returncode == 0
-    assert b"--max-new-tokens" in done.stdout
+def test_help(run_here, script):
+    done = run_here(script, "--help")
+    assert (done.returncode, done.written) == (0, "before")
+    assert "--max-new-tokens" in done.stdout
     sampled = script[4] in "234"
-    assert (b"--seed" in done.stdout) == (b"--samples" in done.stdout) == sampled
+    assert ("--seed" in done.stdout) == ("--samples" in done.stdout) == sampled
 
 
 @pytest.mark.parametrize(
@@ -72,81 +94,99 @@ def test_help(copy, script):
         ["--max-new-tokens", "0"],
         ["--seed", "x"],
         ["--seed", "9" * 30],
+        ["--seed", "-1"],
         ["--model", "no/such/folder/anywhere"],
         ["--model", "outputs"],
+        ["--model", ""],
         ["--nonsense"],
     ],
 )
-def test_bad_arguments_cost_nothing(copy, arguments):
-    outputs = copy / "outputs"
-    outputs.mkdir(exist_ok=True)
-    (outputs / "task2_sampling.md").write_text("before")
-    done = run(copy, "task2_sampling", "--model", "tests/tiny", *arguments)
-    assert done.returncode == 2
-    assert done.stdout == b""
-    assert done.stderr.count(b"\n") == 1, done.stderr.decode()
-    assert (outputs / "task2_sampling.md").read_text() == "before"
+def test_bad_arguments_cost_nothing(run_here, tiny_folder, arguments):
+    done = run_here("task2_sampling", "--model", tiny_folder(), *arguments)
+    assert (done.returncode, done.stdout, done.written) == (2, "", "before")
+    assert done.stderr.startswith("task2_sampling.py: ")
+    assert done.stderr.count("\n") == 1, done.stderr
+
+
+def test_ctrl_c(copy):
+    run = script_process(copy, "task2_sampling", "--model", "tiny", "--max-new-tokens", "1000000")
+    assert run.stdout.readline().startswith(b"Model")
+    time.sleep(0.5)
+    run.send_signal(signal.SIGINT)
+    _, error = run.communicate(timeout=60)
+    assert run.returncode == 130
+    assert b"Traceback" not in error
+    assert untouched(copy, "task2_sampling")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a closed pipe is another error there")
+def test_head_ends_the_script_quietly(copy):
+    run = script_process(copy, "task2_sampling", "--model", "tiny", "--max-new-tokens", "5")
+    assert run.stdout.readline().startswith(b"Model")
+    run.stdout.close()
+    assert b"Error" not in run.stderr.read()
+    assert run.wait(timeout=60) == 128 + 13
+    assert untouched(copy, "task2_sampling")
+
+
+def test_a_full_disk_and_outputs_that_cannot_be_written(copy):
+    resource = pytest.importorskip("resource", reason="how a full disk is made is Unix's")
+
+    def full():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))
+
+    def check_refused(run):
+        shown, error = run.communicate(timeout=60)
+        assert run.returncode == 2
+        assert shown.count("```text") == 2
+        assert error.splitlines()[-1].startswith("task1_greedy.py: [Errno ")
+        assert "Traceback" not in error
+
+    options = ["--model", "tiny", "--max-new-tokens", "5"]
+    check_refused(script_process(copy, "task1_greedy", *options, preexec_fn=full, text=True))
+    assert untouched(copy, "task1_greedy")
+    shutil.rmtree(copy / "outputs")
+    (copy / "outputs").write_text("a file, not a folder")
+    check_refused(script_process(copy, "task1_greedy", *options, text=True))
+
+
+def test_a_bug_keeps_its_traceback(run_here, tiny_folder, monkeypatch):
+    monkeypatch.setattr(common, "step", lambda batch: int("a bug, which is a ValueError too"))
+    with pytest.raises(ValueError, match="a bug"):
+        run_here("task1_greedy", "--model", tiny_folder(letters=None))
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"PYTHONIOENCODING": "cp1251"},
+        {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+    ],
+    ids=["cp1251", "ascii"],
+)
+def test_terminals_that_lack_most_characters(copy, tmp_path_factory, environment):
+    """Run from another folder, too: the outputs still go beside the scripts."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    options = ["--model", str(copy / "tiny"), "--max-new-tokens", "40"]
+    process = script_process(
+        copy, "task3_temperature", *options, environment=environment, cwd=elsewhere
+    )
+    shown, error = process.communicate(timeout=60)
+    assert process.returncode == 0, error
+    shown.decode(environment.get("PYTHONIOENCODING", "ascii"))
+    written = output(copy, "task3_temperature").read_bytes()
+    assert not written.decode("utf-8").isascii()
+    assert b"\r" not in written
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_the_bar_shows_on_a_terminal_only(run_here, tiny_folder, monkeypatch):
+    options = ["--model", tiny_folder(letters=None, scale=0.3), "--max-new-tokens", "200"]
+    assert "steps/s" not in run_here("task2_sampling", *options).stderr
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    assert re.search(r"\d+/200 \[.* steps/s\]", run_here("task2_sampling", *options).stderr)
 
 
 def test_scripts_never_call_generate():
     for path in ROOT.glob("*.py"):
         assert ".generate(" not in path.read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize(
-    ("answer", "expected"),
-    [
-        ('{"contractor": "Mike", "sum": 100.50, "currency": "RUB"}', ""),
-        ('{"sum": 100.5, "currency": "RUB", "contractor": "Mike"}', ""),
-        ('{"contractor": "Mike", "sum": "100.5", "currency": "RUB"}', '`{"sum": "100.5"}`'),
-        ('```json\n{"contractor": "Mike"}\n```', "in a code fence"),
-        ('{"contractor": "Mike"}', "other keys"),
-        ("[1]", "other keys"),
-        ("[" * 100_000, "no JSON"),
-        ("Sure! {", "no JSON"),
-    ],
-)
-def test_faults(answer, expected):
-    assert common.fault(answer) == expected
-
-
-def test_figures():
-    texts = [
-        common.Text([1, 2, 3, 4, 1, 2, 3, 4], [-1.0] * 8, [1, 2, 3, 9], "EOS"),
-        common.Text([1, 2], [-4.0, -4.0], [], "limit"),
-    ]
-    row = common.figures("hedgehog", texts)
-    assert (row["texts"], row["different"], row["mean tokens"]) == (2, 2, "5")
-    assert (row["ended by EOS"], row["mean log-prob per token"]) == ("50%", "-1.60")
-    assert row["repeated 4-grams"] == "20.0%"
-    assert (row["kept, median"], row["kept, largest"]) == (3, 9)
-
-    right, answers = '{"contractor": "Mike", "sum": 100.5, "currency": "RUB"}', ["{}", "no", "no"]
-    texts = [common.Text([i], [-1.0], text=a) for i, a in enumerate([right, *answers])]
-    row = common.figures("json", texts)
-    assert (row["JSON that parses"], row["JSON that is right"]) == (2, 1)
-    assert row["commonest fault"] == "no JSON (2)"
-    assert common.figures("json", texts[:1])["commonest fault"] == "none"
-
-
-def test_drawn_gives_each_setting_its_texts():
-    args = argparse.Namespace(samples=7, generator=None, max_new_tokens=1)
-    settings = {str(setting): setting for setting in range(5)}
-    found = common.drawn(args, lambda _p, rows, *_: [common.Text([s]) for s in rows], "a", settings)
-    assert found == {name: [common.Text([s])] * 7 for name, s in settings.items()}
-
-
-def test_no_absolute_path_is_reported(copy):
-    options = [f"--model={copy / 'tests' / 'tiny'}", "--max-new-tokens", "1"]
-    shown = run(copy, "task1_greedy", *options).stdout.decode()
-    assert "`python task1_greedy.py --model=tests/tiny --max-new-tokens 1`" in shown
-    assert str(copy) not in shown
-
-
-def test_wild_text_stays_in_its_fence():
-    wild = "a\x1b[2Jb\r\x00\u202ec\ud800 ```` \u2028end"
-    text = common.Text([1] * 100, [-1.0] * 100, text=wild, ending="EOS")
-    shown = common.section("hedgehog", {"label": [text]})
-    assert shown.count("`````") == 2
-    body = shown.split("`````text\n")[1].split("\n`````")[0]
-    assert body == r"a\x1b[2Jb\r\x00\u202ec\ud800 ```` \u2028end"
