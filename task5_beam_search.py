@@ -5,7 +5,7 @@ length_penalty enters only the last ranking, so one search serves all its values
 """
 
 import math
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import common
 from common import MAX_NEW_TOKENS, PROMPTS, Batch, Text, step
@@ -13,13 +13,11 @@ from common import MAX_NEW_TOKENS, PROMPTS, Batch, Text, step
 SETTINGS = ((1, 1.0), (4, 1.0), (4, 0.5), (4, 2.0), (8, 1.0))  # (num_beams, length_penalty)
 
 
-class Continuation(NamedTuple):
-    """An unfinished candidate, the one in row `row`, and a token that may be added to it."""
+@dataclass
+class Candidate(Text):
+    """A text, and the row of the KV cache that its last token continues."""
 
-    score: float  # the candidate's score + the token's log-probability
-    row: int
-    token: int
-    logprob: float
+    row: int = 0
 
 
 def beam_search(model, prompt, num_beams, max_new_tokens=MAX_NEW_TOKENS):
@@ -31,40 +29,35 @@ def beam_search(model, prompt, num_beams, max_new_tokens=MAX_NEW_TOKENS):
     if not 1 <= num_beams <= model.config.vocab_size:
         raise ValueError(f"num_beams must be from 1 to the vocabulary's size, not {num_beams}")
     batch = Batch(model, prompt, max_new_tokens=max_new_tokens)
-    unfinished = [Text()]  # step 2; unfinished[row] is row `row` of the KV cache
+    unfinished = [Candidate()]  # step 2
     finished = []  # step 3
     while unfinished and len(finished) < num_beams:
-        # Step 5: num_beams continuations of each candidate. Step 4 is the first pass, in which
-        # the only candidate is still empty.
+        # Step 5: the num_beams best continuations of each unfinished candidate; a candidate's score
+        # is the sum of its log-probabilities. Step 4 is the first pass: one candidate, still empty.
         logprobs, tokens = step(batch).log_softmax(dim=-1).topk(num_beams)
-        logprobs, tokens = logprobs.tolist(), tokens.tolist()  # (candidates, num_beams)
-        continuations = []
-        for row, candidate in enumerate(unfinished):
-            score = candidate.score
+        logprobs, tokens = logprobs.tolist(), tokens.tolist()  # (unfinished, num_beams)
+        candidates = []
+        for row, parent in enumerate(unfinished):
             for token, logprob in zip(tokens[row], logprobs[row], strict=True):
-                continuations.append(Continuation(score + logprob, row, token, logprob))
+                candidate = Candidate([*parent.tokens, token], [*parent.logprobs, logprob], row=row)
+                candidate.ending = batch.ending_of(candidate.tokens)
+                candidates.append(candidate)
 
         # Step 6: rank them by score.
-        continuations.sort(key=lambda continuation: continuation.score, reverse=True)
+        candidates.sort(key=lambda candidate: candidate.score, reverse=True)
 
-        # Step 7: those of the first num_beams that end are finished, the first num_beams of the
-        # others go on. An EOS of lower rank is dropped.
-        ending = [c for c in continuations[:num_beams] if c.token == batch.eos]
-        going_on = [c for c in continuations if c.token != batch.eos][:num_beams]
-        candidates = [extend(unfinished[c.row], c, batch) for c in ending + going_on]
-        finished += [candidate for candidate in candidates if candidate.ending]
-        unfinished = [candidate for candidate in candidates if not candidate.ending]
+        # Step 7: of the first num_beams, those that end in EOS are finished; the first num_beams of
+        # the others go on. An EOS of lower rank is dropped.
+        finished += [c for c in candidates[:num_beams] if c.ending == "EOS"]
+        unfinished = [c for c in candidates if c.ending != "EOS"][:num_beams]
 
-        # Step 8: again, unless num_beams candidates have finished. At the limit all have.
-        batch.set_next([c.row for c in going_on], [c.token for c in going_on])
+        # At the limit the unfinished ones count as finished too.
+        finished += [c for c in unfinished if c.ending == "limit"]
+        unfinished = [c for c in unfinished if not c.ending]
+
+        # Step 8: repeat, until num_beams candidates have finished.
+        batch.set_next([c.row for c in unfinished], [c.tokens[-1] for c in unfinished])
     return finished
-
-
-def extend(candidate, continuation, batch):
-    """A new candidate: others may extend the old one by another token."""
-    tokens = [*candidate.tokens, continuation.token]
-    logprobs = [*candidate.logprobs, continuation.logprob]
-    return Text(tokens, logprobs, batch.ending(tokens))
 
 
 def normalised_score(text, length_penalty):
@@ -91,7 +84,7 @@ def ranking(found, tokenizer):
             row = {"num_beams": num_beams, "steps": steps}
             row["ends"] = common.code(tokenizer.decode(text.tokens)[-40:])
             row |= {"length": len(text.tokens), "score": f"{text.score:.3f}"}
-            for penalty in (0.5, 1.0, 2.0):
+            for penalty in sorted({penalty for _, penalty in SETTINGS}):
                 shown = f"{normalised_score(text, penalty):.4g}"
                 if (num_beams, penalty) in SETTINGS and text is best(texts, penalty):
                     shown = f"**{shown}**"
@@ -100,20 +93,22 @@ def ranking(found, tokenizer):
     return common.table(rows)
 
 
-def picture(model, tokenizer, prompt, num_beams=4, steps=3):
-    """The candidates after each of a search's first steps, as a Mermaid flowchart."""
+def picture(model, tokenizer, prompt):
+    """The candidates after each of a search's first three steps, as a Mermaid flowchart."""
     names = {(): "start"}
     lines = ["```mermaid", "flowchart LR", "start([prompt])"]
-    for limit in range(1, steps + 1):
-        for candidate in beam_search(model, prompt, num_beams, limit):
+    for steps in (1, 2, 3):
+        # A search cut short after so many steps returns all the candidates that it still holds.
+        for candidate in beam_search(model, prompt, 4, max_new_tokens=steps):
             tokens = tuple(candidate.tokens)
             if tokens in names:  # finished at an earlier step
                 continue
             names[tokens] = f"n{len(names)}"
-            token = repr(tokenizer.decode(tokens[-1]))[1:-1].replace(" ", "\u2423")
-            token = "".join(c if c.isalnum() else f"#{ord(c)};" for c in token)
-            shape = f'(["{token}<br/>{candidate.score:.2f}"])'
-            lines.append(f"{names[tokens[:-1]]} --> {names[tokens]}{shape}")
+            token = common.visible(tokenizer.decode(tokens[-1]))
+            token = token.replace(" ", "␣").replace("\n", "↵")
+            token = "".join(c if c.isalnum() else f"#{ord(c)};" for c in token)  # Mermaid's escapes
+            box = f'(["{token}<br/>{candidate.score:.2f}"])'
+            lines.append(f"{names[tokens[:-1]]} --> {names[tokens]}{box}")
     return "\n".join([*lines, "```"])
 
 
@@ -124,7 +119,7 @@ def main(args):
     for name, prompt in PROMPTS.items():
         prompt_ids = tokenizer(prompt).input_ids
         found = {}
-        for num_beams in (1, 4, 8):
+        for num_beams in sorted({num_beams for num_beams, _ in SETTINGS}):
             found[num_beams] = beam_search(model, prompt_ids, num_beams, args.max_new_tokens)
         winners = {}
         for num_beams, penalty in SETTINGS:
@@ -133,8 +128,9 @@ def main(args):
         report.add(common.section(name, winners, tokenizer))
         candidates = ranking(found, tokenizer)
         report.add(f"All finished candidates of `{name}`, the winners in bold:\n\n{candidates}")
-    first_steps = picture(model, tokenizer, tokenizer(PROMPTS["json"]).input_ids)
-    report.add(f"The first steps of the JSON's search, num_beams=4:\n\n{first_steps}")
+    caption = "The first steps of the JSON's search with 4 beams: a token, and the score up to it:"
+    drawn = picture(model, tokenizer, tokenizer(PROMPTS["json"]).input_ids)
+    report.add(f"{caption}\n\n{drawn}")
     report.write()
 
 

@@ -1,8 +1,11 @@
-"""Time this code against generate() and against the memory's bandwidth, in turn, in one process.
+"""Time the scripts' loops against generate() of transformers, in turn, in one process.
 
-Run by hand: python tests/benchmark.py --model "$(python tests/offline_model.py)"
-Prints Markdown tables of medians. No text ends at EOS here, so that both sides do equal work;
-only task 5 stops by itself, and its texts are compared with those of generate().
+Run by hand, with nothing beside it:
+
+    python tests/benchmark.py --model "$(python tests/offline_model.py)"
+
+Prints a Markdown table: medians of the repetitions. In tasks 1 to 4 no text may end by EOS, so that
+both sides do equal work. Task 5 stops by itself, and its texts are compared with generate()'s.
 """
 
 import argparse
@@ -26,58 +29,113 @@ import task2_sampling
 import task3_temperature
 import task4_nucleus
 import task5_beam_search
-from common import PROMPTS
 
-UNCACHED = 300  # tokens: the loop without a cache is not waited for beyond them
+NO_EOS = -1
 
 
 def timed(call):
     start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+    result = call()
+    return time.perf_counter() - start, result
 
 
-def in_turn(repetitions, *calls):
-    """Median seconds of each program; they run one after the other, again and again."""
-    return [
-        statistics.median(s)
-        for s in zip(*([timed(call) for call in calls] for _ in range(repetitions)), strict=True)
-    ]
+def in_turn(repetitions, calls):
+    """Median seconds and last result of each call; they run one after the other, again and again."""
+    rounds = [[timed(call) for call in calls] for _ in range(repetitions)]
+    seconds = [statistics.median(s for s, _ in runs) for runs in zip(*rounds, strict=True)]
+    return seconds, [result for _, result in rounds[-1]]
 
 
-def uncached(ids, model, tokens):
-    """The greedy loop that reads the whole text again at every step."""
-    with torch.no_grad():
-        for _ in range(tokens):
-            logits = model(input_ids=ids, use_cache=False, logits_to_keep=1).logits
-            ids = torch.cat([ids, logits[:, -1].argmax(-1, keepdim=True)], dim=1)
+def generate(model, prompt, limit, eos, **settings):
+    """New tokens of generate(), sampling from the whole distribution where it samples."""
+    ids = torch.tensor([prompt])
+    settings = {"attention_mask": torch.ones_like(ids), "pad_token_id": 0, "top_k": 0} | settings
+    out = model.generate(ids, max_new_tokens=limit, eos_token_id=eos, **settings)
+    return out[0, len(prompt) :].tolist()
 
 
-@torch.no_grad()
-def products(layers):
-    """The matrix products of a step, and nothing else."""
-    for layer in layers:
-        layer(torch.ones(1, layer.in_features))
-
-
-def share_outside_the_model(limit):
-    """The part of task 4's time that is not `step`: temperature, nucleus, draw and append."""
-    seconds, step = [], task4_nucleus.step
-
-    def timed_step(decoding):
-        answer = []
-        seconds.append(timed(lambda: answer.append(step(decoding))))
-        return answer[0]
-
-    task4_nucleus.step = timed_step
+def our_tasks(model, prompt, limit):
+    """Tasks 1 to 4: {name: a call of ours}."""
     generator = torch.Generator().manual_seed(0)
-    settings = task4_nucleus.SETTINGS
-    whole = timed(lambda: task4_nucleus.sample(PROMPTS["hedgehog"], settings, generator, limit))
-    task4_nucleus.step = step
-    return 1 - sum(seconds) / whole
+    temperatures, settings = task3_temperature.TEMPERATURES, task4_nucleus.SETTINGS
+    return {
+        "1, greedy": lambda: task1_greedy.greedy(model, prompt, limit),
+        "2, 3 texts": lambda: task2_sampling.sample(model, prompt, 3, generator, limit),
+        "3, 5 temperatures": lambda: task3_temperature.sample(
+            model, prompt, temperatures, generator, limit
+        ),
+        "4, 4 settings": lambda: task4_nucleus.sample(model, prompt, settings, generator, limit),
+    }
 
 
-def peak(script, model, limit):
+def rival_tasks(model, prompt, limit):
+    """Tasks 1 to 4: {name: the calls of generate() that do the same}."""
+
+    def texts(settings):
+        for setting in settings:
+            found = generate(model, prompt, limit, NO_EOS, do_sample=True, **setting)
+            assert len(found) == limit
+
+    temperatures = [{"temperature": t} for t in task3_temperature.TEMPERATURES]
+    nuclei = [{"temperature": t, "top_p": p} for t, p in task4_nucleus.SETTINGS]
+    return {
+        "1, greedy": lambda: generate(model, prompt, limit, NO_EOS, do_sample=False),
+        "2, 3 texts": lambda: texts([{}] * 3),
+        "3, 5 temperatures": lambda: texts(temperatures),
+        "4, 4 settings": lambda: texts(nuclei),
+    }
+
+
+def our_beams(model, prompt, limit):
+    """The five winners of task 5: one search for each num_beams."""
+    found = {
+        beams: task5_beam_search.beam_search(model, prompt, beams, limit) for beams in (1, 4, 8)
+    }
+    settings = task5_beam_search.SETTINGS
+    return [task5_beam_search.best(found[beams], penalty).tokens for beams, penalty in settings]
+
+
+def rival_beams(model, prompt, limit, eos):
+    """The same five texts from generate()."""
+    winners = []
+    for beams, penalty in task5_beam_search.SETTINGS:
+        given = {"num_beams": beams, "do_sample": False}
+        if beams > 1:
+            given |= {"length_penalty": penalty, "early_stopping": True}
+        winners.append(generate(model, prompt, limit, eos, **given))
+    return winners
+
+
+def share_of_nucleus_and_draw(model, prompt, limit):
+    """The part of task 4's time that is spent in nucleus() and draw()."""
+    spent = []
+
+    def watched(function):
+        def call(*given):
+            seconds, result = timed(lambda: function(*given))
+            spent.append(seconds)
+            return result
+
+        return call
+
+    nucleus, draw = task4_nucleus.nucleus, task4_nucleus.draw
+    task4_nucleus.nucleus, task4_nucleus.draw = watched(nucleus), watched(draw)
+    whole, _ = timed(our_tasks(model, prompt, limit)["4, 4 settings"])
+    task4_nucleus.nucleus, task4_nucleus.draw = nucleus, draw
+    return sum(spent) / whole
+
+
+def bytes_read_per_token(model, rival):
+    """Weights that a step of ours reads: float16 where packed. Of the embedding only a row."""
+    parameters = dict(rival.named_parameters(remove_duplicate=False))
+    linear = [m for m in rival.modules() if isinstance(m, torch.nn.Linear)]
+    size = sum(layer.weight.numel() for layer in linear)
+    rest = sum(p.numel() for name, p in parameters.items() if "norm" in name or "bias" in name)
+    packed = any(isinstance(m, common.PackedLinear) for m in model.modules())
+    return size * (2 if packed else 4) + rest * 4
+
+
+def peak_memory(script, model, limit):
     """Largest resident memory of a whole script, in bytes; run on a copy, which keeps outputs/."""
     program = (
         "import resource, subprocess, sys; subprocess.run(sys.argv[1:], stdout=-3, check=True);"
@@ -95,123 +153,69 @@ def peak(script, model, limit):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default=common.MODEL_ID)
-    parser.add_argument("--max-new-tokens", type=int, default=200)
+    parser.add_argument("--max-new-tokens", type=int, default=60)
     parser.add_argument("--repetitions", type=int, default=3)
     args = parser.parse_args()
     limit, repetitions = args.max_new_tokens, args.repetitions
 
-    # Two models: ours as the scripts load it, and the library's own, untouched.
-    packed, tokenizer = common.load(args.model)
-    layers = [layer for layer in packed.modules() if type(layer) is torch.nn.Linear]
-    plain = transformers.AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32)
-    weights = sum(p.nbytes for p in plain.parameters())
-    read = sum(p.nbytes for name, p in plain.named_parameters() if "embed_tokens" not in name)
-    if plain.config.tie_word_embeddings:
-        read = weights
-    eos, limits = tokenizer.eos_token_id, {"250 tokens": 250, "500": 500, "1000": 1000}
-    generator = torch.Generator().manual_seed(0)
-    ids = {name: torch.tensor([tokenizer(prompt).input_ids]) for name, prompt in PROMPTS.items()}
-    rows, facts = [], []
+    ours, tokenizer = common.load(args.model)
+    auto = transformers.AutoModelForCausalLM
+    rivals = {
+        "float32": auto.from_pretrained(args.model, dtype=torch.float32),
+        "as loaded": auto.from_pretrained(args.model),
+    }
+    weights = sum(p.nbytes for p in rivals["float32"].parameters())
+    eos = ours.config.eos_token_id
+    story = tokenizer(common.PROMPTS["hedgehog"]).input_ids
+    rows = []
 
-    def generate(name, eos=None, **settings):
-        given = {"max_new_tokens": limit, "eos_token_id": eos, "pad_token_id": 0} | settings
-        out = plain.generate(ids[name], attention_mask=torch.ones_like(ids[name]), **given)
-        return out[0, ids[name].shape[1] :].tolist()
+    def add(what, our_figure, rival_figures=("", ""), ratios=("", "")):
+        row = {"what": what, "ours": our_figure}
+        for (name, model), figure, ratio in zip(rivals.items(), rival_figures, ratios, strict=True):
+            kind = str(model.dtype).removeprefix("torch.")
+            title = f"generate() in {kind}" + (", as people load it" if name == "as loaded" else "")
+            row |= {title: figure, f"{title} ÷ ours": ratio}
+        rows.append(row)
+        print(row, file=sys.stderr)
 
-    def draws(name, settings):
-        for setting in settings:
-            generate(name, do_sample=True, top_k=0, **setting)
+    def compare(what, our_call, rival_calls):
+        seconds, results = in_turn(repetitions, [our_call, *rival_calls])
+        ratios = [f"{rival / seconds[0]:.1f}" for rival in seconds[1:]]
+        figures = [f"{rival:.1f} s" for rival in seconds[1:]]
+        add(f"task {what}", f"{seconds[0]:.1f} s", figures, ratios)
+        return seconds, results
 
-    def row(what, name, ours, theirs):
-        a, b = in_turn(repetitions, ours, theirs)
-        rows.append({"what": what, "prompt": name, "ours, s": f"{a:.1f}"})
-        rows[-1] |= {"generate(), s": f"{b:.1f}", "generate() ÷ ours": f"{b / a:.2f}"}
-        print(rows[-1], file=sys.stderr)
+    ours.config.eos_token_id = NO_EOS
+    theirs = [rival_tasks(model, story, limit) for model in rivals.values()]
+    for what, call in our_tasks(ours, story, limit).items():
+        seconds, _ = compare(f"{what}, story", call, [calls[what] for calls in theirs])
+        if what == "1, greedy":
+            greedy = [limit / s for s in seconds]
 
-    def fact(what, value):
-        facts.append({"what": what, "figure": value})
-        print(facts[-1], file=sys.stderr)
+    data = torch.ones(250_000_000)
+    (summing,), _ = in_turn(5, [data.sum])
+    bandwidth = data.nbytes / summing
+    bound = bandwidth / bytes_read_per_token(ours, rivals["float32"])
+    del data
+    half, whole = (timed(lambda n=n: task1_greedy.greedy(ours, story, n))[0] for n in (500, 1000))
+    share = share_of_nucleus_and_draw(ours, story, limit)
 
-    def tasks(prompt, name):
-        """(what, our call, generate()'s calls) of tasks 1 to 4."""
-        hot = [{"temperature": t} for t in task3_temperature.TEMPERATURES]
-        cut = [{"temperature": t, "top_p": p} for t, p in task4_nucleus.SETTINGS]
-        task3 = (prompt, task3_temperature.TEMPERATURES, generator, limit)
-        task4 = (prompt, task4_nucleus.SETTINGS, generator, limit)
-        return [
-            (
-                "task 1, greedy",
-                lambda: task1_greedy.greedy(prompt, limit),
-                lambda: generate(name, do_sample=False),
-            ),
-            (
-                "task 2, 3 texts",
-                lambda: task2_sampling.sample(prompt, 3, generator, limit),
-                lambda: draws(name, [{}] * 3),
-            ),
-            (
-                "task 3, 5 temperatures",
-                lambda: task3_temperature.sample(*task3),
-                lambda: draws(name, hot),
-            ),
-            ("task 4, 4 settings", lambda: task4_nucleus.sample(*task4), lambda: draws(name, cut)),
-        ]
+    ours.config.eos_token_id = eos
+    for name, prompt in common.PROMPTS.items():
+        ids = tokenizer(prompt).input_ids
+        calls = [lambda m=m, i=ids: rival_beams(m, i, limit, eos) for m in rivals.values()]
+        kind = "story" if name == "hedgehog" else "JSON"
+        _, found = compare(f"5, 5 settings, {kind}", lambda i=ids: our_beams(ours, i, limit), calls)
+        same = sum(a == b for a, b in zip(found[0], found[1], strict=True))
+        rows[-1]["what"] += f" ({same} of 5 texts as generate()'s in float32)"
 
-    tokenizer.eos_token = None  # no text ends early
-    for name, prompt in PROMPTS.items():
-        for task in tasks(prompt, name):
-            row(task[0], name, *task[1:])
-
-    data, story = torch.ones(500_000_000), PROMPTS["hedgehog"]
-    ours, theirs, alone, total = in_turn(
-        2 * repetitions,
-        lambda: task1_greedy.greedy(story, limit),
-        lambda: generate("hedgehog", do_sample=False),
-        lambda: [products(layers) for _ in range(20)],
-        lambda: [data.sum() for _ in range(10)],
-    )
-    bound = 10 * data.nbytes / total / read
-    data = None  # frees 2 GB
-    fact("greedy, tokens/s", f"{limit / ours:.1f}")
-    fact("generate(), greedy, tokens/s", f"{limit / theirs:.1f}")
-    fact("bound: memory bandwidth ÷ bytes of weights read per token, tokens/s", f"{bound:.1f}")
-    fact("greedy ÷ bound", f"{limit / ours / bound:.2f}")
-    fact("the packed matrix products alone ÷ bound", f"{20 / alone / bound:.2f}")
-    seconds = {k: timed(lambda n=n: task1_greedy.greedy(story, n)) for k, n in limits.items()}
-    for tokens, duration in seconds.items():
-        fact(f"greedy, seconds for {tokens}", f"{duration:.1f}")
-    fact("greedy, seconds for 1000 tokens ÷ for 500", f"{seconds['1000'] / seconds['500']:.2f}")
-    slow = timed(lambda: uncached(ids["hedgehog"], plain, UNCACHED))
-    fast = timed(lambda: task1_greedy.greedy(story, UNCACHED))
-    fact(f"without a cache, seconds for {UNCACHED} tokens (not waited for beyond)", f"{slow:.1f}")
-    fact(f"without a cache ÷ ours, {UNCACHED} tokens", f"{slow / fast:.1f}")
-    fact(
-        "temperature, nucleus, draw, append: share of task 4", f"{share_outside_the_model(60):.1%}"
-    )
-
-    tokenizer.eos_token = "<|im_end|>"
-    for name, prompt in PROMPTS.items():
-        ours, theirs = [], []
-
-        def our_beams(prompt=prompt, texts=ours):
-            found = {b: task5_beam_search.search(prompt, b, limit) for b in (1, 4, 8)}
-            pairs = task5_beam_search.SETTINGS
-            texts[:] = [task5_beam_search.best(found[b], p).tokens for b, p in pairs]
-
-        def their_beams(name=name, texts=theirs):
-            texts.clear()
-            for beams, penalty in task5_beam_search.SETTINGS:
-                given = {"length_penalty": penalty, "early_stopping": True} if beams > 1 else {}
-                texts.append(generate(name, eos, do_sample=False, num_beams=beams, **given))
-
-        row("task 5, 5 settings", name, our_beams, their_beams)
-        same = sum(a == b for a, b in zip(ours, theirs, strict=True))
-        rows[-1]["what"] += f" ({same} of 5 texts the same)"
-    for script in ("task1_greedy.py", "task5_beam_search.py"):
-        size = peak(script, args.model, limit)
-        fact(f"{script}: peak memory, GB", f"{size / 1e9:.2f}")
-        fact(f"{script}: peak memory ÷ float32 weights", f"{size / weights:.2f}")
-    print(common.table(rows), common.table(facts), sep="\n\n")
+    add("greedy, tokens per second", f"{greedy[0]:.1f}", [f"{g:.1f}" for g in greedy[1:]])
+    add(f"the bound: {bandwidth / 1e9:.0f} GB/s of memory ÷ weights read per token", f"{bound:.1f}")
+    add("greedy, seconds for 1000 tokens ÷ for 500", f"{whole / half:.2f}")
+    add("nucleus and draw, share of task 4", f"{share:.1%}")
+    peak = peak_memory("task5_beam_search.py", args.model, limit)
+    add("peak memory of task 5 ÷ float32 weights", f"{peak / weights:.2f}")
+    print(common.table(rows))
 
 
 if __name__ == "__main__":

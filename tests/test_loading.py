@@ -109,7 +109,7 @@ def lose(folder):
 
 
 WRONG = {
-    "absent": (shutil.rmtree, "neither on this machine nor to be had from the Hub"),
+    "absent": (shutil.rmtree, "could not be loaded from the Hub"),
     "empty": (lambda folder: delete(folder, "*"), "config.json"),
     "broken config": (lambda folder: (folder / "config.json").write_text("{"), "config.json"),
     "truncated weights": (truncate, "incomplete"),
@@ -196,7 +196,7 @@ def check_written(done, copy):
 def check_refused(done, copy):
     assert (done.returncode, done.stdout) == (2, "")
     *notes, error = done.stderr.splitlines()
-    assert error.startswith(f"task1_greedy.py: {MODEL_ID} is neither on this machine nor")
+    assert error.startswith(f"task1_greedy.py: {MODEL_ID} is not on this machine and")
     assert error.endswith(f"Without the Hub: {common.WITHOUT_HUB}")
     assert "Traceback" not in "".join(notes)
     assert (copy / "outputs" / "task1_greedy.md").read_text() == "before"

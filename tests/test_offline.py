@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import transformers
 from conftest import generated
 
 from common import PROMPTS, Text, TextBatch, step
@@ -27,26 +28,28 @@ def test_eos_and_the_assignments_example(offline):
     assert ours[0] == 151644  # one token, not its letters
 
 
-def test_float16_holds_the_weights(offline):
-    """The packed layers, from bfloat16, against the library's own in float32."""
-    import transformers
+@pytest.fixture(scope="module")
+def plain(offline_folder):
+    """The library's own model, in float32: the oracle."""
+    auto = transformers.AutoModelForCausalLM
+    return auto.from_pretrained(offline_folder, dtype=torch.float32)
 
+
+def test_packed_layers_give_the_plain_logits(offline, plain):
     model, tokenizer = offline
     ids = torch.tensor([prompt_ids(tokenizer, "hedgehog")])
-    auto = transformers.AutoModelForCausalLM
-    plain = auto.from_pretrained(model.name_or_path, dtype=torch.float32)
     with torch.no_grad():
         torch.testing.assert_close(model(ids).logits, plain(ids).logits, atol=1e-3, rtol=0)
 
 
-def test_greedy_equals_generate(offline):
+def test_greedy_equals_generate(offline, plain):
     model, tokenizer = offline
     prompt = prompt_ids(tokenizer, "json")
-    assert greedy(model, prompt).tokens == generated(model, prompt, max_new_tokens=1000)
+    assert greedy(model, prompt).tokens == generated(plain, prompt, max_new_tokens=1000)
     prompt = prompt_ids(tokenizer, "hedgehog")
     story = greedy(model, prompt, 120).tokens
     assert len(story) >= 100
-    assert story == generated(model, prompt, max_new_tokens=120)
+    assert story == generated(plain, prompt, max_new_tokens=120)
 
 
 def test_rows_get_what_they_get_alone(offline):
@@ -60,7 +63,7 @@ def test_rows_get_what_they_get_alone(offline):
     assert [text.tokens for text in texts] == [alone.tokens] * 8
 
 
-def test_json_equals_generate(offline):
+def test_json_equals_generate(offline, plain):
     model, tokenizer = offline
     prompt = prompt_ids(tokenizer, "json")
     for num_beams, penalty in SETTINGS:
@@ -68,4 +71,4 @@ def test_json_equals_generate(offline):
         settings = {"num_beams": num_beams, "max_new_tokens": 1000}
         if num_beams > 1:
             settings |= {"length_penalty": penalty, "early_stopping": True}
-        assert ours == generated(model, prompt, **settings)
+        assert ours == generated(plain, prompt, **settings)

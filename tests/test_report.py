@@ -21,20 +21,21 @@ class Decoder:
 
 
 class Answers:
-    """A tokenizer whose token i is the i-th answer."""
+    """A tokenizer whose token i is the i-th answer; 9 is EOS, which is no part of an answer."""
 
     def __init__(self, answers):
         self.answers = answers
 
     def decode(self, tokens):
-        return self.answers[tokens[0]]
+        (token,) = tokens
+        return self.answers[token]
 
 
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
-        ('{"contractor": "Mike", "sum": 100.50, "currency": "RUB"}<|im_end|>', ""),
-        ('{"sum": 100.5, "currency": "RUB", "contractor": "Mike"}', ""),
+        ('{"contractor": "Mike", "sum": 100.50, "currency": "RUB"}', common.RIGHT),
+        ('{"sum": 100.5, "currency": "RUB", "contractor": "Mike"}', common.RIGHT),
         ('{"contractor": "Mike", "sum": "100.5", "currency": "RUB"}', '`{"sum": "100.5"}`'),
         ('```json\n{"contractor": "Mike"}\n```', "in a code fence"),
         ('{"contractor": "Mike"}', "other keys"),
@@ -59,9 +60,9 @@ def test_figures_of_stories():
 
 
 def test_figures_of_jsons():
-    right = '{"contractor": "Mike", "sum": 100.5, "currency": "RUB"}<|im_end|>'
+    right = '{"contractor": "Mike", "sum": 100.5, "currency": "RUB"}'
     tokenizer = Answers([right, "{}", "no", "no"])
-    texts = [Text([i], [-1.0], "EOS") for i in range(4)]
+    texts = [Text([i, 9], [-1.0, 0.0], "EOS") for i in range(4)]
     row = common.figures("json", texts, tokenizer)
     assert (row["JSON that parses"], row["JSON that is right"]) == (2, 1)
     assert row["commonest fault"] == "no JSON (2)"

@@ -154,11 +154,11 @@ def test_the_first_step_at_which_the_two_rules_differ(tiny_folder, monkeypatch):
                 expected = i + 1
     assert expected > 1, "they differ at once: the test shows little"
     report = task4_nucleus.two_rules(model, tokenizer, ABC, 30)
-    assert f"token {expected} of the greedy JSON" in report
+    assert f"\n\nToken {expected}, after " in report
     assert "by the paper only" in report
-    monkeypatch.setattr(task4_nucleus, "SETTINGS", [(1.0, 1e-6)])  # only ever the first token
+    monkeypatch.setattr(task4_nucleus, "TOP_PS", [1e-6])  # only ever the first token
     report = task4_nucleus.two_rules(model, tokenizer, ABC, 30)
-    assert report.startswith("At no step of the greedy JSON")
+    assert report.endswith("They keep the same tokens at every step.")
 
 
 @st.composite
