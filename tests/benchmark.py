@@ -4,8 +4,8 @@ Run by hand, with nothing beside it:
 
     python tests/benchmark.py --model "$(python tests/offline_model.py)"
 
-Prints a Markdown table: medians of the repetitions. In tasks 1 to 4 no text may end by EOS, so that
-both sides do equal work. Task 5 stops by itself, and its texts are compared with generate()'s.
+Prints a Markdown table: the story's prompt, medians of the repetitions. In tasks 1 to 4 no text may
+end by EOS, so that both sides do equal work. Task 5 stops by itself, and its texts are compared.
 """
 
 import argparse
@@ -125,14 +125,11 @@ def share_of_nucleus_and_draw(model, prompt, limit):
     return sum(spent) / whole
 
 
-def bytes_read_per_token(model, rival):
-    """Weights that a step of ours reads: float16 where packed. Of the embedding only a row."""
-    parameters = dict(rival.named_parameters(remove_duplicate=False))
-    linear = [m for m in rival.modules() if isinstance(m, torch.nn.Linear)]
-    size = sum(layer.weight.numel() for layer in linear)
-    rest = sum(p.numel() for name, p in parameters.items() if "norm" in name or "bias" in name)
-    packed = any(isinstance(m, common.PackedLinear) for m in model.modules())
-    return size * (2 if packed else 4) + rest * 4
+def bytes_read_per_token(model, float32):
+    """The weights that a step of ours reads: the linear layers', and little else."""
+    layers = [layer for layer in float32.modules() if isinstance(layer, torch.nn.Linear)]
+    packed = any(isinstance(layer, common.PackedLinear) for layer in model.modules())
+    return sum(layer.weight.numel() for layer in layers) * (2 if packed else 4)
 
 
 def peak_memory(script, model, limit):
@@ -153,68 +150,69 @@ def peak_memory(script, model, limit):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default=common.MODEL_ID)
-    parser.add_argument("--max-new-tokens", type=int, default=60)
+    parser.add_argument("--max-new-tokens", type=int, default=50)
     parser.add_argument("--repetitions", type=int, default=3)
     args = parser.parse_args()
     limit, repetitions = args.max_new_tokens, args.repetitions
 
     ours, tokenizer = common.load(args.model)
-    auto = transformers.AutoModelForCausalLM
-    rivals = {
-        "float32": auto.from_pretrained(args.model, dtype=torch.float32),
-        "as loaded": auto.from_pretrained(args.model),
-    }
-    weights = sum(p.nbytes for p in rivals["float32"].parameters())
-    eos = ours.config.eos_token_id
     story = tokenizer(common.PROMPTS["hedgehog"]).input_ids
+    auto = transformers.AutoModelForCausalLM
+    float32 = auto.from_pretrained(args.model, dtype=torch.float32)
+    as_loaded = auto.from_pretrained(args.model)
+    own_dtype = str(as_loaded.dtype).removeprefix("torch.")
     rows = []
 
-    def add(what, our_figure, rival_figures=("", ""), ratios=("", "")):
-        row = {"what": what, "ours": our_figure}
-        for (name, model), figure, ratio in zip(rivals.items(), rival_figures, ratios, strict=True):
-            kind = str(model.dtype).removeprefix("torch.")
-            title = f"generate() in {kind}" + (", as people load it" if name == "as loaded" else "")
-            row |= {title: figure, f"{title} ÷ ours": ratio}
+    def add(what, ours="", float32="", ratio="", as_loaded="", own_ratio=""):
+        row = {"what": what, "ours": ours, "`generate()` in float32": float32, "÷ ours": ratio}
+        row |= {f"as people load it, {own_dtype}": as_loaded, " ÷ ours": own_ratio}
         rows.append(row)
         print(row, file=sys.stderr)
 
-    def compare(what, our_call, rival_calls):
-        seconds, results = in_turn(repetitions, [our_call, *rival_calls])
+    def compare(what, calls):
+        seconds, results = in_turn(repetitions, calls)
         ratios = [f"{rival / seconds[0]:.1f}" for rival in seconds[1:]]
-        figures = [f"{rival:.1f} s" for rival in seconds[1:]]
-        add(f"task {what}", f"{seconds[0]:.1f} s", figures, ratios)
+        shown = [f"{s:.1f} s" for s in seconds]
+        add(what, shown[0], shown[1], ratios[0], shown[2], ratios[1])
         return seconds, results
 
+    eos = ours.config.eos_token_id
     ours.config.eos_token_id = NO_EOS
-    theirs = [rival_tasks(model, story, limit) for model in rivals.values()]
-    for what, call in our_tasks(ours, story, limit).items():
-        seconds, _ = compare(f"{what}, story", call, [calls[what] for calls in theirs])
-        if what == "1, greedy":
-            greedy = [limit / s for s in seconds]
+    our_calls = our_tasks(ours, story, limit)
+    in_float32 = rival_tasks(float32, story, limit)
+    in_own_dtype = rival_tasks(as_loaded, story, limit)
+    greedy_seconds = None
+    for task, call in our_calls.items():
+        seconds, _ = compare(f"task {task}", [call, in_float32[task], in_own_dtype[task]])
+        greedy_seconds = greedy_seconds or seconds
+    per_second = [f"{limit / seconds:.1f}" for seconds in greedy_seconds]
 
     data = torch.ones(250_000_000)
     (summing,), _ = in_turn(5, [data.sum])
     bandwidth = data.nbytes / summing
-    bound = bandwidth / bytes_read_per_token(ours, rivals["float32"])
+    bound = bandwidth / bytes_read_per_token(ours, float32)
     del data
-    half, whole = (timed(lambda n=n: task1_greedy.greedy(ours, story, n))[0] for n in (500, 1000))
+    half, _ = timed(lambda: task1_greedy.greedy(ours, story, 500))
+    whole, _ = timed(lambda: task1_greedy.greedy(ours, story, 1000))
     share = share_of_nucleus_and_draw(ours, story, limit)
 
     ours.config.eos_token_id = eos
-    for name, prompt in common.PROMPTS.items():
-        ids = tokenizer(prompt).input_ids
-        calls = [lambda m=m, i=ids: rival_beams(m, i, limit, eos) for m in rivals.values()]
-        kind = "story" if name == "hedgehog" else "JSON"
-        _, found = compare(f"5, 5 settings, {kind}", lambda i=ids: our_beams(ours, i, limit), calls)
-        same = sum(a == b for a, b in zip(found[0], found[1], strict=True))
-        rows[-1]["what"] += f" ({same} of 5 texts as generate()'s in float32)"
+    beams = [
+        lambda: our_beams(ours, story, limit),
+        lambda: rival_beams(float32, story, limit, eos),
+        lambda: rival_beams(as_loaded, story, limit, eos),
+    ]
+    _, (found, expected, _) = compare("task 5, 5 settings", beams)
+    same = sum(a == b for a, b in zip(found, expected, strict=True))
+    rows[-1]["what"] += f" ({same} of 5 texts the same as in float32)"
 
-    add("greedy, tokens per second", f"{greedy[0]:.1f}", [f"{g:.1f}" for g in greedy[1:]])
-    add(f"the bound: {bandwidth / 1e9:.0f} GB/s of memory ÷ weights read per token", f"{bound:.1f}")
+    add("greedy, tokens per second", per_second[0], per_second[1], "", per_second[2])
+    add(f"the most that {bandwidth / 1e9:.0f} GB/s of memory allow it", f"{bound:.1f}")
     add("greedy, seconds for 1000 tokens ÷ for 500", f"{whole / half:.2f}")
     add("nucleus and draw, share of task 4", f"{share:.1%}")
+    weights = sum(p.nbytes for p in float32.parameters())
     peak = peak_memory("task5_beam_search.py", args.model, limit)
-    add("peak memory of task 5 ÷ float32 weights", f"{peak / weights:.2f}")
+    add("peak memory of task 5 ÷ the weights in float32", f"{peak / weights:.2f}")
     print(common.table(rows))
 
 

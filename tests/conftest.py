@@ -46,7 +46,11 @@ def make_tiny(folder, seed=0, letters=None, scale=1.0, dtype=torch.float32, **co
         pad_token_id=vocabulary["<|endoftext|>"],
         **(sizes | config),
     )
-    transformers.Qwen2ForCausalLM(settings).to(dtype).save_pretrained(folder)
+    model = transformers.Qwen2ForCausalLM(settings)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):  # zeros, as the library makes them
+            torch.nn.init.normal_(parameter)
+    model.to(dtype).save_pretrained(folder)
     return str(folder)
 
 

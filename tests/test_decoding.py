@@ -16,7 +16,7 @@ EOS = 10
 @pytest.mark.parametrize("seed", range(6))
 def test_greedy_equals_generate(tiny, seed):
     model = tiny(seed)
-    for prompt in ([0], [7, 6, 5], ABC * 3):  # a prompt of one token has nothing to prefill
+    for prompt in ([0], [1, 2], [7, 6, 5], ABC * 3):  # a prompt of one token has nothing to prefill
         text = greedy(model, prompt, 60)
         assert text.tokens == generated(model, prompt, max_new_tokens=60)
         assert text.tokens == greedy(model, prompt, 60).tokens == greedy(model, prompt, 60).tokens
