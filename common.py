@@ -418,7 +418,8 @@ def json_figures(texts, tokenizer):
         "commonest fault": "none",
     }
     wrong = Counter(found for found in faults if found != RIGHT)
-    for commonest, count in wrong.most_common(1):
+    if wrong:
+        commonest, count = wrong.most_common(1)[0]
         row["commonest fault"] = f"{commonest} ({count})"
     return row
 
