@@ -88,6 +88,7 @@ def read_checkpoint(name, local_files_only):
 class PackedLinear(torch.nn.Module):
     """A linear layer that keeps its weights as float16 and multiplies in float32."""
 
+    @torch.no_grad()  # a gradient would keep the layer's old weights, and the whole file, in memory
     def __init__(self, layer):
         super().__init__()
         bias = None if layer.bias is None else layer.bias.float()
@@ -118,7 +119,7 @@ def pack_linear_layers(model):
 
 @dataclass
 class Text:
-    """A generated text, finished or in the making. Beam search calls it a candidate."""
+    """A generated text, finished or in the making. Beam search extends it: `Candidate`."""
 
     tokens: list = field(default_factory=list)  # ids, with the EOS that ended it
     logprobs: list = field(default_factory=list)  # one per token: natural, the model's own
@@ -155,6 +156,7 @@ class Batch:
         self.progress = tqdm(total=max_new_tokens, unit=" steps", leave=False, disable=None)
         if len(prompt) > 1:  # prefill: read all but the last token, so that all steps are alike
             read_ahead = torch.tensor([prompt[:-1]], device=model.device)
+            # Only the cache is wanted; the fewest logits that the model can return is one row.
             model(input_ids=read_ahead, past_key_values=self.cache, logits_to_keep=1)
         self.set_next(cache_rows=[0] * rows, next_tokens=[prompt[-1]] * rows)
 
@@ -193,7 +195,7 @@ def step(batch):
 class TextBatch(Batch):
     """A batch in which each row is one text, until it ends and its row leaves.
 
-    texts: a list of `Text`, still empty. unfinished: their indices in the order of the rows, so
+    texts: a list of `Text`s without tokens yet. unfinished: their indices in the order of the rows, so
     that row i of the logits belongs to texts[unfinished[i]].
     """
 
@@ -243,7 +245,7 @@ def draw(probs, generator):
 
 OUTPUTS = Path(__file__).resolve().parent / "outputs"
 EXPECTED = {"contractor": "Mike", "sum": 100.5, "currency": "RUB"}  # the right answer to "json"
-RIGHT = "nothing"  # is wrong with it
+NO_FAULT = ""
 UNPARSABLE = ("in a code fence", "no JSON")
 MAX_ROWS = 20  # side by side: more gain no time, and each costs 25 KB of KV cache per token
 
@@ -414,10 +416,10 @@ def json_figures(texts, tokenizer):
         faults.append(fault(tokenizer.decode(tokens)))
     row = {
         "JSON that parses": sum(found not in UNPARSABLE for found in faults),
-        "JSON that is right": faults.count(RIGHT),
+        "JSON that is right": faults.count(NO_FAULT),
         "commonest fault": "none",
     }
-    wrong = Counter(found for found in faults if found != RIGHT)
+    wrong = Counter(found for found in faults if found != NO_FAULT)
     if wrong:
         commonest, count = wrong.most_common(1)[0]
         row["commonest fault"] = f"{commonest} ({count})"
@@ -425,7 +427,7 @@ def json_figures(texts, tokenizer):
 
 
 def fault(answer):
-    """What is wrong with an answer to the JSON prompt, or RIGHT."""
+    """What is wrong with an answer to the JSON prompt, or NO_FAULT."""
     try:
         found = json.loads(answer)
     except (ValueError, RecursionError):
@@ -433,7 +435,7 @@ def fault(answer):
     if not isinstance(found, dict) or found.keys() != EXPECTED.keys():
         return "other keys"
     wrong = {key: found[key] for key in EXPECTED if found[key] != EXPECTED[key]}
-    return code(json.dumps(wrong)[:80]) if wrong else RIGHT
+    return code(json.dumps(wrong)[:80]) if wrong else NO_FAULT
 
 
 def repeated_4_grams(texts):
@@ -459,7 +461,7 @@ def visible(text):
 
 
 def backticks(text, least):
-    """A row of at least so many back-ticks that nothing in the text can close it."""
+    """A fence of at least `least` back-ticks, longer than any run of them in the text."""
     longest = max(map(len, re.findall("`+", text)), default=0)
     return "`" * max(least, longest + 1)
 

@@ -33,7 +33,7 @@ def main(args):
     for name, prompt in PROMPTS.items():
         prompt_ids = tokenizer(prompt).input_ids
         texts = []
-        for rows in common.batches(["sampling"], args.samples):
+        for rows in common.batches(["sampling"], args.samples):  # one entry per text
             texts += sample(model, prompt_ids, len(rows), generator, args.max_new_tokens)
         groups = {"sampling": texts}
         report.add(common.section(name, groups, tokenizer, shown=SAMPLES))

@@ -52,12 +52,12 @@ def main(args):
     report = common.Report(args, model.device)
     report.add(first_token(model, tokenizer, tokenizer(PROMPTS["hedgehog"]).input_ids))
     generator = torch.Generator().manual_seed(args.seed)
+    labels = [f"temperature={temperature}" for temperature in TEMPERATURES]
     for name, prompt in PROMPTS.items():
         prompt_ids = tokenizer(prompt).input_ids
         texts = []
         for rows in common.batches(TEMPERATURES, args.samples):
             texts += sample(model, prompt_ids, rows, generator, args.max_new_tokens)
-        labels = [f"temperature={temperature}" for temperature in TEMPERATURES]
         groups = common.grouped(labels, texts)
         report.add(common.section(name, groups, tokenizer))
     report.write()

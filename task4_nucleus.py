@@ -12,7 +12,7 @@ import common
 from common import MAX_NEW_TOKENS, PROMPTS, Text, TextBatch, draw, step, temperature_column
 
 SETTINGS = ((1.0, 0.9), (1.0, 0.15), (0.5, 0.9), (0.5, 0.15))  # (temperature, top_p)
-TOP_PS = (0.9, 0.15)
+TOP_PS = sorted({top_p for _, top_p in SETTINGS}, reverse=True)
 
 
 @dataclass
@@ -25,8 +25,8 @@ class NucleusText(Text):
 def nucleus(probs, top_p):
     """Cut each distribution to its nucleus and renormalise it (Holtzman et al. 2020, eq. 3).
 
-    probs: float (rows, vocabulary), each row summing to 1. top_p: a number or one per row, above 0
-    and at most 1, which keeps everything; ValueError if not. Returns a tensor like `probs`.
+    probs: float (rows, vocabulary), each row summing to 1. top_p: a number, or one per row, above 0
+    and at most 1; 1 keeps everything. ValueError for another. Returns a tensor like `probs`.
 
     With top_p = 0.85:  probs       0.10  0.50  0.25  0.15
                         ranked      0.50  0.25  0.15  0.10
@@ -37,9 +37,10 @@ def nucleus(probs, top_p):
     top_p = torch.as_tensor(top_p, dtype=probs.dtype, device=probs.device).reshape(-1, 1)
     if not ((top_p > 0) & (top_p <= 1)).all():
         raise ValueError(f"top_p must be above 0 and at most 1: {top_p.flatten().tolist()}")
-    top_p = top_p.masked_fill(top_p == 1, torch.inf)  # rounding may carry a sum past 1
-    ranked, tokens = probs.topk(min(1000, probs.shape[-1]))  # a full sort takes ten times as long
-    if (ranked.sum(dim=-1, keepdim=True) <= top_p).any():  # but a nucleus may reach further
+    top_p = top_p.masked_fill(top_p == 1, torch.inf)  # 1 keeps all, though a sum may round past 1
+    # A full sort takes ten times as long. A nucleus of more than 1000 tokens is rare.
+    ranked, tokens = probs.topk(min(1000, probs.shape[-1]))
+    if (ranked.sum(dim=-1, keepdim=True) <= top_p).any():
         ranked, tokens = probs.sort(dim=-1, descending=True)
     kept = ranked.cumsum(dim=-1) <= top_p
     kept[:, 0] = True
@@ -128,12 +129,12 @@ def main(args):
     json_ids = tokenizer(PROMPTS["json"]).input_ids
     report.add(two_rules(model, tokenizer, json_ids, args.max_new_tokens))
     generator = torch.Generator().manual_seed(args.seed)
+    labels = [f"temperature={t:g}, top_p={p:g}" for t, p in SETTINGS]
     for name, prompt in PROMPTS.items():
         prompt_ids = tokenizer(prompt).input_ids
         texts = []
         for rows in common.batches(SETTINGS, args.samples):
             texts += sample(model, prompt_ids, rows, generator, args.max_new_tokens)
-        labels = [f"temperature={t:g}, top_p={p:g}" for t, p in SETTINGS]
         groups = common.grouped(labels, texts)
         columns = {label: size_figures(group) for label, group in groups.items()}
         report.add(common.section(name, groups, tokenizer, columns=columns))

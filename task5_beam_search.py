@@ -1,6 +1,7 @@
 """Task 5. Early-stopped beam search: carry on the num_beams most probable unfinished texts.
 
-The search stops when num_beams candidates have finished; at the limit all the others finish too.
+The search stops when num_beams candidates have finished; at the limit the unfinished ones count as
+finished too.
 length_penalty enters only the last ranking, so one search serves all its values.
 """
 
@@ -29,11 +30,13 @@ def beam_search(model, prompt, num_beams, max_new_tokens=MAX_NEW_TOKENS):
     if not 1 <= num_beams <= model.config.vocab_size:
         raise ValueError(f"num_beams must be from 1 to the vocabulary's size, not {num_beams}")
     batch = Batch(model, prompt, max_new_tokens=max_new_tokens)
-    unfinished = [Candidate()]  # step 2
+    unfinished = [
+        Candidate()
+    ]  # step 2, with one empty candidate: step 4 is then step 5's first pass
     finished = []  # step 3
     while unfinished and len(finished) < num_beams:
-        # Step 5: the num_beams best continuations of each unfinished candidate; a candidate's score
-        # is the sum of its log-probabilities. Step 4 is the first pass: one candidate, still empty.
+        # Step 5: the num_beams best continuations of each unfinished candidate. A score is the sum of
+        # a candidate's log-probabilities: its parent's score + that of the token added.
         logprobs, tokens = step(batch).log_softmax(dim=-1).topk(num_beams)
         logprobs, tokens = logprobs.tolist(), tokens.tolist()  # (unfinished, num_beams)
         candidates = []
@@ -49,13 +52,11 @@ def beam_search(model, prompt, num_beams, max_new_tokens=MAX_NEW_TOKENS):
         # Step 7: of the first num_beams, those that end in EOS are finished; the first num_beams of
         # the others go on. An EOS of lower rank is dropped.
         finished += [c for c in candidates[:num_beams] if c.ending == "EOS"]
-        unfinished = [c for c in candidates if c.ending != "EOS"][:num_beams]
+        others = [c for c in candidates if c.ending != "EOS"][:num_beams]
+        finished += [c for c in others if c.ending == "limit"]
+        unfinished = [c for c in others if not c.ending]
 
-        # At the limit the unfinished ones count as finished too.
-        finished += [c for c in unfinished if c.ending == "limit"]
-        unfinished = [c for c in unfinished if not c.ending]
-
-        # Step 8: repeat, until num_beams candidates have finished.
+        # Step 8 repeats step 5, which reads this:
         batch.set_next([c.row for c in unfinished], [c.tokens[-1] for c in unfinished])
     return finished
 

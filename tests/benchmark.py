@@ -4,8 +4,9 @@ Run by hand, with nothing beside it:
 
     python tests/benchmark.py --model "$(python tests/offline_model.py)"
 
-Prints a Markdown table: the story's prompt, medians of the repetitions. In tasks 1 to 4 no text may
-end by EOS, so that both sides do equal work. Task 5 stops by itself, and its texts are compared.
+Prints a Markdown table for the story's prompt: medians for tasks 1 to 5, the rest measured once. In
+tasks 1 to 4 no text may end by EOS, so that both sides do equal work; task 5 stops by itself, and its
+texts are compared.
 """
 
 import argparse
@@ -135,7 +136,7 @@ def bytes_read_per_token(model, float32):
 def peak_memory(script, model, limit):
     """Largest resident memory of a whole script, in bytes; run on a copy, which keeps outputs/."""
     program = (
-        "import resource, subprocess, sys; subprocess.run(sys.argv[1:], stdout=-3, check=True);"
+        "import resource, subprocess, sys; subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, check=True);"
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     )
     with tempfile.TemporaryDirectory() as copy:

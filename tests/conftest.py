@@ -48,7 +48,7 @@ def make_tiny(folder, seed=0, letters=None, scale=1.0, dtype=torch.float32, **co
     )
     model = transformers.Qwen2ForCausalLM(settings)
     for name, parameter in model.named_parameters():
-        if name.endswith("bias"):  # zeros, as the library makes them
+        if name.endswith("bias"):  # the library makes them zero, which would hide a lost one
             torch.nn.init.normal_(parameter)
     model.to(dtype).save_pretrained(folder)
     return str(folder)
@@ -56,7 +56,7 @@ def make_tiny(folder, seed=0, letters=None, scale=1.0, dtype=torch.float32, **co
 
 @pytest.fixture(autouse=True)
 def on_the_cpu(monkeypatch):
-    """Where the oracles are, and where layers are packed."""
+    """Load on the CPU, where the oracles are and where layers are packed."""
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: None)
 
 

@@ -135,11 +135,11 @@ def test_eos_below_rank_num_beams_is_dropped(tiny, monkeypatch):
     }
     scripted(monkeypatch, table, eos=3)
     assert [0, 3] not in [text.tokens for text in beam_search(tiny(), ABC, 2, 3)]
-    table[0,] = [0.3, 0.1, 0.0, 0.6]  # EOS: 0.3, rank 2
+    table[(0,)] = [0.3, 0.1, 0.0, 0.6]  # EOS: 0.3, rank 2
     assert [0, 3] in [text.tokens for text in beam_search(tiny(), ABC, 2, 3)]
 
 
-def test_penalty_only_ranks():
+def test_a_larger_penalty_favours_the_longer_text():
     short, long = Text([1] * 2, [-1.0] * 2, "EOS"), Text([1] * 8, [-0.5] * 8, "EOS")
     assert best([short, long], 0.0) is short
     assert best([short, long], 1.0) is long

@@ -174,6 +174,7 @@ def hub(tmp_path):
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.requests = 0
+        server.cut = False
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
         server.shutdown()

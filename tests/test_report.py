@@ -34,8 +34,8 @@ class Answers:
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
-        ('{"contractor": "Mike", "sum": 100.50, "currency": "RUB"}', common.RIGHT),
-        ('{"sum": 100.5, "currency": "RUB", "contractor": "Mike"}', common.RIGHT),
+        ('{"contractor": "Mike", "sum": 100.50, "currency": "RUB"}', common.NO_FAULT),
+        ('{"sum": 100.5, "currency": "RUB", "contractor": "Mike"}', common.NO_FAULT),
         ('{"contractor": "Mike", "sum": "100.5", "currency": "RUB"}', '`{"sum": "100.5"}`'),
         ('```json\n{"contractor": "Mike"}\n```', "in a code fence"),
         ('{"contractor": "Mike"}', "other keys"),
