@@ -30,10 +30,10 @@ def beam_search(model, prompt, num_beams, max_new_tokens=MAX_NEW_TOKENS):
     if not 1 <= num_beams <= model.config.vocab_size:
         raise ValueError(f"num_beams must be from 1 to the vocabulary's size, not {num_beams}")
     batch = Batch(model, prompt, max_new_tokens=max_new_tokens)
-    unfinished = [
-        Candidate()
-    ]  # step 2, with one empty candidate: step 4 is then step 5's first pass
-    finished = []  # step 3
+    # Step 2: one empty candidate, so that step 4 is the first pass of step 5.
+    unfinished = [Candidate()]
+    # Step 3.
+    finished = []
     while unfinished and len(finished) < num_beams:
         # Step 5: the num_beams best continuations of each unfinished candidate. A score is the sum of
         # a candidate's log-probabilities: its parent's score + that of the token added.
