@@ -38,7 +38,7 @@ def nucleus(probs, top_p):
     if not ((top_p > 0) & (top_p <= 1)).all():
         raise ValueError(f"top_p must be above 0 and at most 1: {top_p.flatten().tolist()}")
     top_p = top_p.masked_fill(top_p == 1, torch.inf)  # 1 keeps all, though a sum may round past 1
-    # A full sort takes ten times as long. A nucleus of more than 1000 tokens is rare.
+    # A full sort takes over ten times as long. A nucleus of more than 1000 tokens is rare.
     ranked, tokens = probs.topk(min(1000, probs.shape[-1]))
     if (ranked.sum(dim=-1, keepdim=True) <= top_p).any():
         ranked, tokens = probs.sort(dim=-1, descending=True)

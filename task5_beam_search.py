@@ -127,8 +127,8 @@ def main(args):
             label = f"num_beams={num_beams}, length_penalty={penalty}"
             winners[label] = [best(found[num_beams], penalty)]
         report.add(common.section(name, winners, tokenizer))
-        candidates = ranking(found, tokenizer)
-        report.add(f"All finished candidates of `{name}`, the winners in bold:\n\n{candidates}")
+        ranked = ranking(found, tokenizer)
+        report.add(f"All finished candidates of `{name}`, the winners in bold:\n\n{ranked}")
     caption = "The first steps of the JSON's search with 4 beams: a token, and the score up to it:"
     drawn = picture(model, tokenizer, tokenizer(PROMPTS["json"]).input_ids)
     report.add(f"{caption}\n\n{drawn}")
