@@ -4,23 +4,25 @@ A text ends at the EOS token or at the limit. Nothing is drawn, so every run giv
 """
 
 import common
-from common import MAX_NEW_TOKENS, PROMPTS, Text, TextBatch, step
+from common import MAX_NEW_TOKENS, PROMPTS, Context, Text, append_tokens, progress, step
 
 
 def greedy(model, prompt, max_new_tokens=MAX_NEW_TOKENS):
     """The greedy continuation of `prompt`, a list of token ids: a `Text` (assignment, task 1)."""
     text = Text()
-    batch = TextBatch(model, prompt, [text], max_new_tokens)
-    while batch.unfinished:
-        logits = step(batch)  # (1, vocabulary)
-        batch.append(logits.argmax(dim=-1))
+    context = Context(model, prompt)
+    for _ in progress(max_new_tokens):
+        logits = step(context, [text])  # (1, vocabulary)
+        token = logits.argmax(dim=-1)  # (1,)
+        append_tokens([text], token, logits)
+        if text.ended:
+            break
     return text
 
 
-def main(args):
+def main():
     """Load, generate, print, write."""
-    model, tokenizer = common.load(args.model)
-    report = common.Report(args, model.device)
+    args, model, tokenizer, report = common.start(__doc__)
     for name, prompt in PROMPTS.items():
         text = greedy(model, tokenizer(prompt).input_ids, args.max_new_tokens)
         report.add(common.section(name, {"greedy": [text]}, tokenizer))
@@ -28,4 +30,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    common.run(main, __doc__)
+    main()

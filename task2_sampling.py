@@ -6,7 +6,7 @@ A text ends at the EOS token or at the limit. Another seed draws other texts.
 import torch
 
 import common
-from common import MAX_NEW_TOKENS, PROMPTS, Text, TextBatch, draw, step
+from common import MAX_NEW_TOKENS, PROMPTS, Context, Text, append_tokens, draw, progress, step
 
 SAMPLES = 3  # texts per prompt
 
@@ -17,28 +17,29 @@ def sample(model, prompt, count, generator, max_new_tokens=MAX_NEW_TOKENS):
     p_i = exp(z_i) / sum_j exp(z_j) for logits z. generator: the `torch.Generator` of the draws.
     """
     texts = [Text() for _ in range(count)]
-    batch = TextBatch(model, prompt, texts, max_new_tokens)
-    while batch.unfinished:
-        logits = step(batch)  # (unfinished texts, vocabulary)
+    unfinished = texts
+    context = Context(model, prompt)
+    for _ in progress(max_new_tokens):
+        logits = step(context, unfinished)  # (unfinished texts, vocabulary)
         probs = logits.softmax(dim=-1)
-        batch.append(draw(probs, generator))
+        tokens = draw(probs, generator)  # (unfinished texts,)
+        append_tokens(unfinished, tokens, logits)
+        unfinished = [text for text in unfinished if not text.ended]
+        if not unfinished:
+            break
     return texts
 
 
-def main(args):
+def main():
     """Load, generate, print, write."""
-    model, tokenizer = common.load(args.model)
-    report = common.Report(args, model.device)
+    args, model, tokenizer, report = common.start(__doc__, default_samples=SAMPLES)
     generator = torch.Generator().manual_seed(args.seed)
     for name, prompt in PROMPTS.items():
         prompt_ids = tokenizer(prompt).input_ids
-        texts = []
-        for rows in common.batches(["sampling"], args.samples):  # one entry per text
-            texts += sample(model, prompt_ids, len(rows), generator, args.max_new_tokens)
-        groups = {"sampling": texts}
-        report.add(common.section(name, groups, tokenizer, shown=SAMPLES))
+        texts = sample(model, prompt_ids, args.samples, generator, args.max_new_tokens)
+        report.add(common.section(name, {"sampling": texts}, tokenizer, shown=SAMPLES))
     report.write()
 
 
 if __name__ == "__main__":
-    common.run(main, __doc__, default_samples=SAMPLES)
+    main()
