@@ -4,7 +4,6 @@ import argparse
 import json
 import math
 import os
-import re
 import sys
 import textwrap
 import unicodedata
@@ -196,25 +195,10 @@ def pack_linear_layers(model):
 OUTPUTS = Path(__file__).resolve().parent / "outputs"
 EXPECTED = {"contractor": "Mike", "sum": 100.5, "currency": "RUB"}  # the right answer to "json"
 LEGEND = (
-    "How to read it: a short text has a line of bars below each of its lines, one per character: "
-    "how probable the model found the token it belongs to, from ▁ (0) to █ (1). *Log-prob* is the "
-    "natural logarithm of a token's probability under the model itself, on average; *repeated* "
-    "counts the runs of four tokens that came before in the same text."
+    "How to read it: below each line of a short text stands, for each character, how probable the "
+    "model itself found its token, from ▁ (0) to █ (1). *log-prob*: the mean natural logarithm of "
+    "these probabilities. *repeated*: the share of runs of four tokens that came before in the text."
 )
-
-
-def positive(text):
-    """An argument as an integer above 0. ValueError for another."""
-    if int(text) < 1:
-        raise ValueError
-    return int(text)
-
-
-def seed(text):
-    """An argument as a seed: 32 bits, as torch's CPU generator takes them. ValueError for another."""
-    if not 0 <= int(text) < 2**32:
-        raise ValueError
-    return int(text)
 
 
 def start(description, default_samples=None):
@@ -230,12 +214,16 @@ def start(description, default_samples=None):
     )
     parser.add_argument("--model", default=MODEL_ID, help="Hugging Face Hub id or local folder")
     limit_help = "the limit of a text, in generated tokens"
-    parser.add_argument("--max-new-tokens", type=positive, default=MAX_NEW_TOKENS, help=limit_help)
+    parser.add_argument("--max-new-tokens", type=int, default=MAX_NEW_TOKENS, help=limit_help)
     if default_samples:
-        parser.add_argument("--seed", type=seed, default=0, help="seed of the draws")
+        parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
         samples_help = f"texts per setting; the tables count all, {default_samples} printed"
-        parser.add_argument("--samples", type=positive, default=default_samples, help=samples_help)
+        parser.add_argument("--samples", type=int, default=default_samples, help=samples_help)
     args = parser.parse_args()
+    if args.max_new_tokens < 1 or (default_samples and args.samples < 1):
+        parser.error("--max-new-tokens and --samples must be at least 1")
+    if default_samples and not 0 <= args.seed < 2**32:  # torch's generator takes 32 bits
+        parser.error("--seed must be from 0 to 2**32 - 1")
     try:
         model, tokenizer = load(args.model)
     except Exception as error:  # noqa: BLE001 (the Hub, the network, files, libraries: any kind)
@@ -292,18 +280,20 @@ def section(name, groups, tokenizer, shown=1):
     """
     rows = []
     for label, texts in groups.items():
-        figures = json_figures if name == "json" else story_figures
-        rows.append({"setting": label} | text_figures(texts) | figures(texts, tokenizer))
+        row = {"setting": label} | text_figures(texts)
+        row |= json_figures(texts, tokenizer) if name == "json" else {"repeated": repeated(texts)}
+        rows.append(row)
     pieces = [f"### Prompt {code(name)}", table(rows)]
-    labels = {}  # the tokens of a text that is shown: its label
+    labels = {}  # of the texts already shown, by their tokens
     for label, texts in groups.items():
         for number, text in enumerate(texts[:shown], start=1):
             numbered = f"{label}, text {number}" if shown > 1 else label
-            first = labels.setdefault(tuple(text.tokens), numbered)
-            if first == numbered:
-                pieces.append(show(numbered, text, tokenizer))
+            tokens = tuple(text.tokens)
+            if tokens in labels:
+                pieces.append(f"**{numbered}**: the same text as {labels[tokens]}.")
             else:
-                pieces.append(f"**{numbered}**: the same text as {first}.")
+                labels[tokens] = numbered
+                pieces.append(show(numbered, text, tokenizer))
     return "\n\n".join(pieces)
 
 
@@ -324,14 +314,14 @@ def with_bars(text, tokenizer):
     """The lines of a text, below each how probable each character's token was: ▁ 0, █ 1."""
     bars = ""  # one per character
     for count, logprob in enumerate(text.logprobs, start=1):
-        decoded = tokenizer.decode(text.tokens[:count])
+        length = len(tokenizer.decode(text.tokens[:count]))
         bar = "▁▂▃▄▅▆▇█"[min(7, int(8 * math.exp(logprob)))]
         # Half a character already counts as one: its bar is that of its first half.
-        bars = bars.ljust(len(decoded), bar)[: len(decoded)]
+        bars = bars.ljust(length, bar)[:length]
     lines = []
     line = line_bars = ""
-    for character, bar in zip(decoded + "\n", bars + " ", strict=True):
-        if character == "\n" or len(line) >= 100:
+    for character, bar in zip(tokenizer.decode(text.tokens) + "\n", bars + " ", strict=True):
+        if character == "\n" or len(line_bars) >= 100:
             lines += [line, line_bars]
             line = line_bars = ""
         if character != "\n":
@@ -360,30 +350,32 @@ def text_figures(texts):
     }
 
 
-def story_figures(texts, _tokenizer):
+def repeated(texts):
     """The share of runs of four tokens that have come before in the same text."""
-    total = repeated = 0
+    count = repetitions = 0
     for text in texts:
         runs = [tuple(text.tokens[i : i + 4]) for i in range(len(text.tokens) - 3)]
-        total += len(runs)
-        repeated += len(runs) - len(set(runs))
-    return {"repeated": f"{repeated / max(1, total):.1%}"}
+        count += len(runs)
+        repetitions += len(runs) - len(set(runs))
+    return f"{repetitions / max(1, count):.1%}"
 
 
 def json_figures(texts, tokenizer):
     """How many answers to the JSON prompt parse, how many are right, and the commonest that parses."""
-    parsed = []
+    answers = Counter()
+    right = 0
     for text in texts:
         answer = tokenizer.decode(text.tokens[:-1] if text.ended else text.tokens)
         try:
-            parsed.append(json.loads(answer))
+            found = json.loads(answer)
+            answers[json.dumps(found, sort_keys=True, ensure_ascii=False)] += 1
         except (ValueError, RecursionError):  # the second: nested too deep
-            pass
-    answers = Counter(json.dumps(found, sort_keys=True, ensure_ascii=False) for found in parsed)
+            continue
+        right += found == EXPECTED
     commonest = [f"{code(answer)} ({count})" for answer, count in answers.most_common(1)]
     return {
-        "parse": f"{len(parsed)} of {len(texts)}",
-        "right": f"{parsed.count(EXPECTED)} of {len(texts)}",
+        "parse": f"{answers.total()} of {len(texts)}",
+        "right": f"{right} of {len(texts)}",
         "commonest that parses": commonest[0] if commonest else "none",
     }
 
@@ -422,7 +414,11 @@ def one_step(so_far, distributions, tokenizer):
     counts = {label: int((probs > 0).sum()) for label, probs in distributions.items()}
     rows.append({"next token": "can be drawn"} | counts)
     where = f"after {code(so_far)}" if so_far else "the first"
-    return f"### One step of the story under every setting: {where}\n\n{table(rows)}"
+    return (
+        "### One step under every setting\n\n"
+        f"The step of the greedy story's first 20 at which the model is least sure, {where}:\n\n"
+        f"{table(rows)}"
+    )
 
 
 def table(rows):
@@ -444,7 +440,9 @@ def tree(leaves, tokenizer, start=0, indent=""):
     lines = []
     for number, branch in enumerate(branches.values(), start=1):
         end = start + len(os.path.commonprefix([tokens[start:] for tokens, _ in branch]))
-        piece = shortened(visible(tokenizer.decode(branch[0][0][start:end])).replace("\n", "⏎"))
+        piece = visible(tokenizer.decode(branch[0][0][start:end])).replace("\n", "⏎")
+        if len(piece) > 50:
+            piece = f"{piece[:25]} … {piece[-22:]}"
         is_last = number == len(branches)
         line = indent + ("└─ " if is_last else "├─ ") + piece
         if len(branch) == 1:
@@ -455,15 +453,13 @@ def tree(leaves, tokenizer, start=0, indent=""):
     return lines
 
 
-def shortened(text):
-    """The text, without its middle where it is longer than 50 characters."""
-    return text if len(text) <= 50 else f"{text[:25]} … {text[-22:]}"
-
-
 def fenced(lines):
     """Lines of text in a fence that nothing in them can close."""
-    fence = backticks("\n".join(lines), 3)
-    return "\n".join([f"{fence}text", *lines, fence])
+    body = "\n".join(lines)
+    fence = "```"
+    while fence in body:
+        fence += "`"
+    return f"{fence}text\n{body}\n{fence}"
 
 
 def visible(text):
@@ -471,15 +467,7 @@ def visible(text):
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
-def backticks(text, least):
-    """A fence of at least `least` back-ticks, longer than any run of them in the text."""
-    longest = max(map(len, re.findall("`+", text)), default=0)
-    return "`" * max(least, longest + 1)
-
-
 def code(text):
     """The text as Markdown code that is safe in a table cell."""
-    text = visible(text).replace("\n", "⏎").replace("|", "\\|")
-    fence = backticks(text, 1)
-    pad = " " if "`" in text else ""
-    return f"{fence}{pad}{text}{pad}{fence}"
+    text = visible(text).replace("\n", "⏎").replace("`", "\\x60").replace("|", "\\|")
+    return f"`{text}`"

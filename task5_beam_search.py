@@ -64,7 +64,8 @@ def finished_tree(num_beams, finished, tokenizer):
         if wins:
             note += f"  ← length_penalty={', '.join(wins)}"
         leaves.append((text.tokens, note))
-    return common.fenced(common.tree(leaves, tokenizer))
+    title = f"The finished candidates with num_beams={num_beams}, what they share standing once:"
+    return f"{title}\n\n{common.fenced(common.tree(leaves, tokenizer))}"
 
 
 def main():
@@ -81,7 +82,6 @@ def main():
             winners[label] = [best(finished[num_beams], length_penalty)]
         report.add(common.section(name, winners, tokenizer))
         for num_beams, texts in finished.items():
-            report.add(f"The finished candidates of {num_beams} beams for `{name}`:")
             report.add(finished_tree(num_beams, texts, tokenizer))
     report.write()
 

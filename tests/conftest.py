@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks the Hub for anything
+
 import pytest
 import tokenizers
 import torch
@@ -20,13 +22,24 @@ import common
 
 THREADS = torch.get_num_threads()
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-LETTERS = "abcdefgh"  # tokens 0 to 7 of a tiny model; its EOS is token 10
+LETTERS = "abcdefgh"  # tokens 0 to 7 of a tiny model
+EOS_LINE = "EOS = 151645"  # of common.py
+
+
+def vocabulary_of(letters):
+    """The tokens of a tiny model and their ids: `letters`, or all bytes, and the special ones."""
+    alphabet = sorted(letters or tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    return {token: i for i, token in enumerate(alphabet + SPECIAL)}
+
+
+def tiny_eos(letters=None):
+    """The id of <|im_end|> in a tiny model."""
+    return vocabulary_of(letters)["<|im_end|>"]
 
 
 def make_tiny(folder, seed=0, letters=None, scale=1.0, dtype=torch.float32, **config):
     """Save a random Qwen2 with a byte tokenizer (all bytes, or `letters` alone) in `folder`."""
-    alphabet = sorted(letters or tokenizers.pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: i for i, token in enumerate(alphabet + SPECIAL)}
+    vocabulary = vocabulary_of(letters)
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = tokenizers.decoders.ByteLevel()
@@ -41,7 +54,7 @@ def make_tiny(folder, seed=0, letters=None, scale=1.0, dtype=torch.float32, **co
         num_attention_heads=4,
         num_key_value_heads=2,
         initializer_range=scale,
-        # Two, as some models list: the tokenizer's is the one that counts.
+        # Two, as some models list: only the first ends a text.
         eos_token_id=[vocabulary["<|im_end|>"], vocabulary["<|endoftext|>"]],
         pad_token_id=vocabulary["<|endoftext|>"],
         **(sizes | config),
@@ -61,15 +74,25 @@ def on_the_cpu(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def tiny_folder(tmp_path_factory):
-    """A function that makes a tiny model, once, and returns its folder."""
-    made = {}
+def tiny_folders():
+    """The folders of the tiny models made so far, by their settings."""
+    return {}
+
+
+@pytest.fixture
+def tiny_folder(tiny_folders, tmp_path_factory, monkeypatch):
+    """A function that makes a tiny model, once, and returns its folder.
+
+    Until the test has ended, EOS is that model's.
+    """
 
     def make(seed=0, letters=LETTERS, **settings):
+        monkeypatch.setattr(common, "EOS", tiny_eos(letters))
         key = (seed, letters, *sorted(settings.items()))
-        if key not in made:
-            made[key] = make_tiny(tmp_path_factory.mktemp("tiny"), seed, letters, **settings)
-        return made[key]
+        if key not in tiny_folders:
+            folder = tmp_path_factory.mktemp("tiny")
+            tiny_folders[key] = make_tiny(folder, seed, letters, **settings)
+        return tiny_folders[key]
 
     return make
 
@@ -115,6 +138,10 @@ def copy(tmp_path):
     for path in ROOT.glob("*.py"):
         shutil.copy(path, tmp_path)
         (tmp_path / "outputs" / f"{path.stem}.md").write_text("before")
+    copied = tmp_path / "common.py"
+    lines = copied.read_text(encoding="utf-8")
+    assert lines.count(f"\n{EOS_LINE} ") == 1
+    copied.write_text(lines.replace(EOS_LINE, f"EOS = {tiny_eos()}"), encoding="utf-8")
     make_tiny(tmp_path / "tiny", scale=0.3)
     return tmp_path
 
@@ -144,7 +171,8 @@ def uncached(model, prompt, tokens):
 def generated(model, prompt, **settings):
     """New tokens of the transformers library's own generate()."""
     ids = torch.tensor([prompt], device=model.device)
-    eos = model.config.eos_token_id
-    settings = {"do_sample": False, "eos_token_id": eos, "pad_token_id": eos} | settings
+    # A model's own settings may sample, penalise repetitions or list another EOS.
+    settings = {"do_sample": False, "repetition_penalty": 1.0} | settings
+    settings |= {"eos_token_id": common.EOS, "pad_token_id": common.EOS}
     out = model.generate(ids, attention_mask=torch.ones_like(ids), **settings)
     return out[0, len(prompt) :].tolist()

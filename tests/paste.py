@@ -1,46 +1,74 @@
-"""Paste outputs/ into README.md, and name the lists there that speak of another model.
+"""Paste outputs/ into README.md, so that the page is true of the model that wrote them.
 
     python tests/paste.py
 
-Each file goes between its `begin` and `end` comments. The list above it, between
-`<!-- observed MODEL -->` and `<!-- /observed -->`, is written by hand.
+- Each file goes between its `begin` and `end` comments.
+- The line between `<!-- writer -->` and `<!-- /writer -->` says which model wrote the texts.
+- A list between `<!-- observed MODEL -->` and `<!-- /observed -->` is written by hand. One about
+  another model becomes a comment that asks for a new one.
 """
 
 import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+ASSIGNMENTS_MODEL = "Qwen2.5-0.5B-Instruct"
 
 
-def paste(page, name, output):
-    """The page with `output` between the comments of outputs/`name`. ValueError without them."""
-    begin = f"<!-- begin outputs/{name} -->\n\n"
-    end = f"<!-- end outputs/{name} -->\n"
+def writer(output):
+    """The model that wrote an output, as the output's first line names it."""
+    return re.match(r"Model `(.+?)`", output)[1]
+
+
+def writer_line(models):
+    """The sentence about the models that wrote the texts."""
+    names = " and ".join(f"`{model}`" for model in models)
+    if all(model.rpartition("/")[2] == ASSIGNMENTS_MODEL for model in models):
+        return f"> The texts below were written by {names}, the assignment's model."
+    return (
+        f"> The texts below were written by {names}: a **stand-in**. The assignment's model, "
+        f"{ASSIGNMENTS_MODEL}, was not run. "
+        "[What to do with the Hub at hand](#texts-of-your-own)."
+    )
+
+
+def between(page, begin, end, new):
+    """The page with `new` between two marks. ValueError unless each stands in it once."""
     if page.count(begin) != 1 or page.count(end) != 1:
-        raise ValueError(f"README.md must have one pair of comments for outputs/{name}")
+        raise ValueError(f"README.md must have {begin} and {end} once each")
     before, _, rest = page.partition(begin)
     _, _, after = rest.partition(end)
-    return before + begin + output + end + after
+    return before + begin + new + end + after
 
 
-def models(page, name):
-    """Two models: that of the observed list above outputs/`name`, and that of the pasted texts."""
-    before, _, texts = page.partition(f"<!-- begin outputs/{name} -->")
-    _, _, observed = before.rpartition("<!-- observed ")
-    return observed.partition(" -->")[0], re.search(r"^Model `(.+?)`", texts, re.MULTILINE)[1]
+def paste(page, outputs):
+    """The page with the outputs in it. outputs: {name of the file: its Markdown}."""
+    models = list(dict.fromkeys(writer(output) for output in outputs.values()))
+    page = between(page, "<!-- writer -->\n", "<!-- /writer -->\n", writer_line(models) + "\n")
+    for name, output in outputs.items():
+        begin, end = f"<!-- begin outputs/{name} -->\n\n", f"<!-- end outputs/{name} -->\n"
+        page = between(page, begin, end, output)
+        before, _, rest = page.partition(begin)
+        # The list above these texts: the last one before them.
+        before, mark, observed = before.rpartition("<!-- observed ")
+        about, _, items = observed.partition(" -->\n")
+        items, _, between_them = items.partition("<!-- /observed -->\n")
+        if about != writer(output):
+            about = writer(output)
+            items = "<!-- To be written: **What these texts show**, at most three bullets. -->\n"
+        observed = f"{about} -->\n{items}<!-- /observed -->\n{between_them}"
+        page = before + mark + observed + begin + rest
+    return page
 
 
 def main():
+    """Paste, and name the lists that are to be written."""
     readme = ROOT / "README.md"
-    page = readme.read_text(encoding="utf-8")
     files = sorted((ROOT / "outputs").glob("*.md"))
-    for path in files:
-        page = paste(page, path.name, path.read_text(encoding="utf-8"))
+    outputs = {path.name: path.read_text(encoding="utf-8") for path in files}
+    page = paste(readme.read_text(encoding="utf-8"), outputs)
     readme.write_bytes(page.encode())
-    for path in files:
-        observed, wrote = models(page, path.name)
-        if observed != wrote:
-            print(f"{path.name}: the list above speaks of {observed}, the texts are by {wrote}")
+    print(f"{page.count('<!-- To be written')} lists in README.md are to be written.")
 
 
 if __name__ == "__main__":

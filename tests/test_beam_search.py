@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from conftest import generated, uncached
+from conftest import LETTERS, generated, tiny_eos, uncached
 
 import common
 import task5_beam_search
@@ -12,8 +12,8 @@ from common import Text
 from task1_greedy import greedy
 from task5_beam_search import SETTINGS, beam_search, best
 
-ABC = [0, 1, 2]
-EOS = 10
+ABC = [0, 1, 2]  # the prompt "abc"
+EOS = tiny_eos(LETTERS)
 
 
 def literal(model, num_beams, limit):
@@ -35,10 +35,10 @@ def literal(model, num_beams, limit):
         finished += [c for c in ranked[:num_beams] if c[0][-1] == EOS]
         unfinished = [c for c in ranked if c[0][-1] != EOS][:num_beams]
         full &= len(unfinished) == num_beams
+        if len(finished) >= num_beams:  # at the limit, too, the unfinished ones are then left out
+            return finished, full
         if len(ranked[0][0]) == limit:
             return finished + unfinished, full
-        if len(finished) >= num_beams:
-            return finished, full
 
 
 def parity_model(tiny, seed):
@@ -55,7 +55,8 @@ def test_search_equals_the_assignment_and_generate(tiny, seed):
         scores = {tuple(tokens): score for tokens, score in expected}
         for text in found:
             assert text.score == pytest.approx(scores[tuple(text.tokens)], abs=1e-3)
-            assert text.ending == ("EOS" if text.tokens[-1] == EOS else "limit")
+            assert text.ended == (text.tokens[-1] == EOS)
+            assert text.ended or len(text.tokens) == 15
         for penalty in (-1.0, 0.0, 0.5, 1.0, 2.0):
             winner = max(expected, key=lambda c: c[1] / len(c[0]) ** penalty)
             assert best(found, penalty).tokens == winner[0]
@@ -82,49 +83,55 @@ def test_one_beam_is_greedy(tiny, seed):
     model = tiny(seed)
     (only,) = beam_search(model, ABC, 1, 30)
     text = greedy(model, ABC, 30)
-    assert (only.tokens, only.ending) == (text.tokens, text.ending)
+    assert (only.tokens, only.ended) == (text.tokens, text.ended)
     assert only.logprobs == pytest.approx(text.logprobs, abs=1e-5)
 
 
-def scripted(monkeypatch, table, eos):
-    """Let `step` answer from a table: the tokens so far, to the probabilities of the next one."""
+@pytest.mark.parametrize("num_beams", [4, 11])  # 11: the whole vocabulary
+def test_log_probabilities_are_the_models_own(tiny, num_beams):
+    model = tiny(1, scale=0.3)
+    for text in beam_search(model, ABC, num_beams, 8):
+        for i, (token, logprob) in enumerate(zip(text.tokens, text.logprobs, strict=True)):
+            expected = uncached(model, ABC, text.tokens[:i]).log_softmax(-1)[token]
+            assert logprob == pytest.approx(float(expected), abs=1e-4)
 
-    class ScriptedBatch(common.Batch):
-        def __init__(self, *given, **settings):
-            super().__init__(*given, **settings)
-            self.eos = eos
-            self.rows = [()]  # the tokens of each row so far
 
-        def set_next(self, cache_rows, next_tokens):
-            super().set_next(cache_rows, next_tokens)
-            if hasattr(self, "rows"):  # not while the prompt is read
-                assert eos not in next_tokens, "EOS was fed back to the model"
-                pairs = zip(cache_rows, next_tokens, strict=True)
-                self.rows = [(*self.rows[row], token) for row, token in pairs]
+def scripted_search(monkeypatch, table, eos, num_beams, limit):
+    """A search whose steps come from a table: the tokens so far, to the probabilities of the next.
 
-    def scripted_step(batch):
-        return torch.tensor([table[row] for row in batch.rows]).log()
+    Returns what it finds, and the texts of each step.
+    """
+    read = []
 
-    monkeypatch.setattr(task5_beam_search, "Batch", ScriptedBatch)
+    def scripted_step(_context, texts):
+        assert not any(text.ended for text in texts), "EOS was fed back to the model"
+        read.append([tuple(text.tokens) for text in texts])
+        return torch.tensor([table[tokens] for tokens in read[-1]]).log()
+
+    monkeypatch.setattr(common, "EOS", eos)
+    monkeypatch.setattr(task5_beam_search, "Context", lambda _model, _prompt: None)
     monkeypatch.setattr(task5_beam_search, "step", scripted_step)
+    return beam_search(None, ABC, num_beams, limit), read
 
 
-def test_the_assignments_own_example(tiny, monkeypatch):
+def test_the_assignments_own_example(monkeypatch):
     table = {
         (): [0.6, 0.3, 0.1] + [0.0] * 8,
         (0,): [0.1] + [0.09] * 10,
         (1,): [0.05, 0.9, 0.05] + [0.0] * 8,
     }
-    scripted(monkeypatch, table, eos=10)
-    first = best(beam_search(tiny(), ABC, 1, 2), 1.0)
+    found, _ = scripted_search(monkeypatch, table, eos=10, num_beams=1, limit=2)
+    first = best(found, 1.0)
     assert first.tokens == [0, 0]
     assert math.exp(first.score) == pytest.approx(0.06)
-    winner = best(beam_search(tiny(), ABC, 2, 2), 1.0)
+    found, read = scripted_search(monkeypatch, table, eos=10, num_beams=2, limit=2)
+    winner = best(found, 1.0)
     assert winner.tokens == [1, 1]
     assert math.exp(winner.score) == pytest.approx(0.27)
+    assert read == [[()], [(0,), (1,)]]
 
 
-def test_eos_below_rank_num_beams_is_dropped(tiny, monkeypatch):
+def test_eos_below_rank_num_beams_is_dropped(monkeypatch):
     even = [0.25] * 4
     table = {
         (): [0.5, 0.4, 0.1, 0.0],
@@ -133,43 +140,33 @@ def test_eos_below_rank_num_beams_is_dropped(tiny, monkeypatch):
         (0, 0): even,
         (1, 2): even,
     }
-    scripted(monkeypatch, table, eos=3)
-    assert [0, 3] not in [text.tokens for text in beam_search(tiny(), ABC, 2, 3)]
+    found, _ = scripted_search(monkeypatch, table, eos=3, num_beams=2, limit=3)
+    assert [0, 3] not in [text.tokens for text in found]
     table[(0,)] = [0.3, 0.1, 0.0, 0.6]  # EOS: 0.3, rank 2
-    assert [0, 3] in [text.tokens for text in beam_search(tiny(), ABC, 2, 3)]
+    found, _ = scripted_search(monkeypatch, table, eos=3, num_beams=2, limit=3)
+    assert [0, 3] in [text.tokens for text in found]
+
+
+def test_the_search_stops_when_num_beams_have_finished(monkeypatch):
+    even = [0.25] * 4
+    table = {
+        (): [0.5, 0.3, 0.0, 0.2],
+        (0,): [0.3, 0.1, 0.0, 0.6],  # EOS: 0.3, rank 1
+        (1,): [0.1, 0.2, 0.0, 0.7],  # EOS: 0.21, rank 2
+        (0, 0): even,
+        (1, 1): even,
+    }
+    found, read = scripted_search(monkeypatch, table, eos=3, num_beams=2, limit=9)
+    assert [text.tokens for text in found] == [[0, 3], [1, 3]]  # no unfinished one beside them
+    assert read == [[()], [(0,), (1,)]]
 
 
 def test_a_larger_penalty_favours_the_longer_text():
-    short, long = Text([1] * 2, [-1.0] * 2, "EOS"), Text([1] * 8, [-0.5] * 8, "EOS")
+    short = Text(tokens=[1] * 2, logprobs=[-1.0] * 2)
+    long = Text(tokens=[1] * 8, logprobs=[-0.5] * 8)
     assert best([short, long], 0.0) is short
     assert best([short, long], 1.0) is long
-    for penalty in (float("nan"), float("inf")):
-        with pytest.raises(ValueError, match="length_penalty"):
-            best([short, long], penalty)
-
-
-@pytest.mark.parametrize("num_beams", [0, -1, 12])
-def test_bad_num_beams(tiny, num_beams):
-    with pytest.raises(ValueError, match="num_beams"):
-        beam_search(tiny(), ABC, num_beams)  # 11 tokens in the vocabulary
-
-
-def test_as_many_beams_as_the_vocabulary(tiny):
-    assert len(beam_search(tiny(scale=0.3), ABC, 11, 5)) >= 11
 
 
 def test_the_settings_are_the_assignments():
     assert SETTINGS == ((1, 1.0), (4, 1.0), (4, 0.5), (4, 2.0), (8, 1.0))
-
-
-def test_report_marks_the_winners_and_draws_the_search(tiny, tiny_folder):
-    model, tokenizer = common.load(tiny_folder(2, letters=None, scale=0.2))
-    prompt = tokenizer("abc").input_ids
-    found = {num_beams: beam_search(model, prompt, num_beams, 12) for num_beams in (1, 4, 8)}
-    assert task5_beam_search.ranking(found, tokenizer).count("**") == 2 * len(SETTINGS)
-    lines = task5_beam_search.picture(model, tokenizer, prompt).split("\n")
-    assert lines[0] == "```mermaid" and lines[-1] == "```"
-    arrows = [line.partition("([")[0].split(" --> ") for line in lines if "-->" in line]
-    assert len(arrows) == 3 * 4  # four candidates a step
-    drawn = ["start"] + [child for _, child in arrows]
-    assert all(parent in drawn for parent, _ in arrows)

