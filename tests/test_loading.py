@@ -170,7 +170,8 @@ WITHOUT_HUB = (  # the README's command
 def check_message(stderr, name, cause):
     """One clear message, the last on stderr: argparse puts the usage before it."""
     notes, _, message = stderr.rpartition("task1_greedy.py: error: ")
-    assert message.startswith(f"{name} could not be loaded ({cause}")
+    assert message.startswith(f"{name} could not be loaded (")
+    assert cause in message
     assert message.endswith(f"). Without the Hugging Face Hub: {WITHOUT_HUB}\n")
     assert message.count("\n") == 1
     assert "Traceback" not in notes
@@ -302,7 +303,7 @@ def check_refused(done, copy, cause):
 def test_default_model_cut_off_then_downloaded_then_cached_then_broken(copy, hub):
     for name in ("model.safetensors", "tokenizer.json"):
         hub.cut = name  # huggingface_hub tries six times, in 5 s
-        check_refused(run_default_model(copy, hub.server_port), copy, "OSError")
+        check_refused(run_default_model(copy, hub.server_port), copy, "RemoteProtocolError")
         assert hub.last_cut == name
     hub.cut = None
     check_written(run_default_model(copy, hub.server_port), copy)
@@ -318,10 +319,10 @@ def test_default_model_cut_off_then_downloaded_then_cached_then_broken(copy, hub
 def test_default_model_with_neither_hub_nor_cache(copy):
     nobody = 9  # a port; without HF_HUB_OFFLINE the library would try it for 48 s
     done = run_default_model(copy, nobody, HF_HUB_OFFLINE="1")
-    check_refused(done, copy, "OSError")
+    check_refused(done, copy, "couldn't find them in the cached files")
 
 
 @pytest.mark.skipif(find_spec("socksio") is not None, reason="needs a machine without socksio")
 def test_default_model_behind_a_proxy_whose_package_is_missing(copy):
     done = run_default_model(copy, 9, ALL_PROXY="socks5://127.0.0.1:9")
-    check_refused(done, copy, "")
+    check_refused(done, copy, "socksio")

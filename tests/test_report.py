@@ -1,5 +1,6 @@
 """The report: figures, bars, trees, and texts that could break a page or act on a terminal."""
 
+import argparse
 import re
 import sys
 from types import SimpleNamespace
@@ -24,7 +25,7 @@ class Bytes:
     """A tokenizer: a token is some bytes, EOS is shown as the real one shows it."""
 
     def __init__(self, *pieces):
-        self.pieces = dict(enumerate(pieces)) | {EOS: "<|im_end|>".encode()}
+        self.pieces = dict(enumerate(pieces)) | {EOS: b"<|im_end|>"}
 
     def decode(self, tokens):
         return b"".join(self.pieces[token] for token in tokens).decode(errors="replace")
@@ -121,7 +122,9 @@ def test_bars_of_long_lines_are_wrapped():
 def test_stories_are_wrapped_and_folded():
     words = ("word " * 100).encode()
     shown = common.show("greedy", text(*[0] * 61), Bytes(words, b"\n"))
-    assert shown.startswith("<details><summary><b>greedy</b>: 61 tokens, cut at the limit</summary>")
+    assert shown.startswith(
+        "<details><summary><b>greedy</b>: 61 tokens, cut at the limit</summary>"
+    )
     assert max(len(line) for line in shown.split("\n")) <= 100
     assert shown.count("word") == 6100
     shown = common.show("greedy", text(*[0, 1] * 31), Bytes(b"a", b"\n"))
@@ -189,8 +192,8 @@ def test_one_step_under_every_setting():
     assert "after `so far`" in rows[2]
     assert rows[4] == "| next token | T=1 | T=0.5 | top_p=0.9 |"
     assert rows[6] == "| ` 0\\|` | 0.450 ████ | 0.688 ███████ | 0.536 █████ |"
-    assert rows[9].endswith("| 0.080 █ | 0.022  | 0 |")
-    assert rows[12] == "| entropy | 2.09 bits | 1.33 bits | 1.42 bits |"
+    assert rows[9].endswith("| 0.080 █ | 0.022 | 0 |")
+    assert rows[12] == "| entropy | 2.07 bits | 1.31 bits | 1.43 bits |"
     assert rows[13] == "| can be drawn | 6 | 6 | 3 |"
     assert "least sure, the first:" in common.one_step("", distributions, tokenizer)
 
@@ -232,7 +235,7 @@ def test_a_console_that_lacks_characters_and_a_notebooks_output(monkeypatch):
     def output(encoding):
         return SimpleNamespace(encoding=encoding, write=written.append, flush=lambda: None)
 
-    args = SimpleNamespace(model="x", max_new_tokens=1000)
+    args = argparse.Namespace(model="x", max_new_tokens=1000)
     for encoding in ("ascii", "cp1251", None, "UTF-8"):
         monkeypatch.setattr(sys, "stdout", output(encoding))
         report = common.Report(args, torch.device("cpu"))

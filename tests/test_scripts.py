@@ -48,7 +48,9 @@ def test_script(copy, script):
     done = run_script(copy, script, "--model", folder, "--max-new-tokens", "12")
     assert done.returncode == 0, done.stderr
     assert output(copy, script).read_bytes() == done.stdout.encode()
-    shown = re.findall(r"^\*\*.*(?:tokens, (?:ended|cut)|the same text as)", done.stdout, re.M)
+    shown = re.findall(
+        r"^\*\*.*(?:tokens, (?:ended|cut)|the same text as)", done.stdout, re.MULTILINE
+    )
     assert len(shown) == TEXTS[script]
     first, _, _ = done.stdout.partition("\n")
     assert first.startswith("Model `tiny` on ") and "at most 12 tokens a text" in first
