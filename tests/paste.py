@@ -2,12 +2,14 @@
 
     python tests/paste.py
 
-- Each file goes between its `begin` and `end` comments.
+- Each file goes between its `begin` and `end` comments. A folded text is shortened: a paragraph that
+  repeats itself stands once, and of what is still over 40 lines only the first 10 stand.
 - The line between `<!-- writer -->` and `<!-- /writer -->` says which model wrote the texts.
 - A list between `<!-- observed MODEL -->` and `<!-- /observed -->` is written by hand. One about
   another model becomes a comment that asks for a new one.
 """
 
+import itertools
 import re
 from pathlib import Path
 
@@ -32,6 +34,30 @@ def writer_line(models):
     )
 
 
+def shortened(output, name):
+    """The output with its long texts made short, and below each of those where it stands whole."""
+
+    def shorten(folded):
+        summary, fence, text = folded.groups()
+        parts = []
+        for paragraph, same in itertools.groupby(text.split("\n\n")):
+            parts.append(paragraph)
+            repetitions = len(list(same)) - 1
+            if repetitions:
+                parts.append(f"[the same paragraph {repetitions} more times]")
+        lines = "\n\n".join(parts).split("\n")
+        if len(lines) > 40:
+            lines = [*lines[:10], f"[{len(lines) - 10} more lines]"]
+        short = "\n".join(lines)
+        if short == text:
+            return folded[0]
+        where = f"The whole text is in [outputs/{name}](outputs/{name})."
+        return f"{summary}{fence}text\n{short}\n{fence}\n\n{where}\n\n</details>"
+
+    folded = r"(<details>[^\n]*\n\n)(`{3,})text\n(.*?)\n\2\n\n</details>"
+    return re.sub(folded, shorten, output, flags=re.DOTALL)
+
+
 def between(page, begin, end, new):
     """The page with `new` between two marks. ValueError unless each stands in it once."""
     if page.count(begin) != 1 or page.count(end) != 1:
@@ -47,7 +73,7 @@ def paste(page, outputs):
     page = between(page, "<!-- writer -->\n", "<!-- /writer -->\n", writer_line(models) + "\n")
     for name, output in outputs.items():
         begin, end = f"<!-- begin outputs/{name} -->\n\n", f"<!-- end outputs/{name} -->\n"
-        page = between(page, begin, end, output)
+        page = between(page, begin, end, shortened(output, name))
         before, _, rest = page.partition(begin)
         # The list above these texts: the last one before them.
         before, mark, observed = before.rpartition("<!-- observed ")

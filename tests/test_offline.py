@@ -5,7 +5,7 @@ import torch
 import transformers
 from conftest import generated
 
-from common import PROMPTS, Text, TextBatch, step
+from common import EOS, PROMPTS, Context, Text, append_tokens, step
 from task1_greedy import greedy
 from task5_beam_search import SETTINGS, beam_search, best
 
@@ -17,8 +17,8 @@ def prompt_ids(tokenizer, name):
 
 
 def test_eos_and_the_assignments_example(offline):
-    model, tokenizer = offline
-    assert model.config.eos_token_id == 151645
+    _, tokenizer = offline
+    assert tokenizer("<|im_end|>").input_ids == [EOS] == [151645]
     ids = [4913, 20257, 269, 788, 330, 34441, 497, 330, 1242, 788, 220, 16, 15, 20, 11, 330]
     ids += [15973, 788, 330, 59430, 9207, 151645]
     example = '{"contractor": "Mike", "sum": 105, "currency": "rub"}<|im_end|>'
@@ -57,9 +57,10 @@ def test_rows_get_what_they_get_alone(offline):
     prompt = prompt_ids(tokenizer, "hedgehog")
     alone = greedy(model, prompt, 40)
     texts = [Text() for _ in range(8)]
-    batch = TextBatch(model, prompt, texts, 40)
-    while batch.unfinished:
-        batch.append(step(batch).argmax(-1))
+    context = Context(model, prompt)
+    for _ in range(40):
+        logits = step(context, texts)
+        append_tokens(texts, logits.argmax(-1), logits)
     assert [text.tokens for text in texts] == [alone.tokens] * 8
 
 
