@@ -197,9 +197,9 @@ def pack_linear_layers(model):
 OUTPUTS = Path(__file__).resolve().parent / "outputs"
 EXPECTED = {"contractor": "Mike", "sum": 100.5, "currency": "RUB"}  # the right answer to "json"
 LEGEND = (
-    "How to read it: below each line of a short text stands, for each character, how probable the "
-    "model itself found its token, from ▁ (0) to █ (1). *log-prob*: the mean natural logarithm of "
-    "these probabilities. *repeated*: the share of runs of four tokens that came before in the text."
+    "How to read it: the bars below a short text say how probable the model itself found each "
+    "character's token, from ▁ (0) to █ (1). *log-prob*: the mean natural logarithm of these "
+    "probabilities. *repeated*: the share of runs of four tokens that came before in the text."
 )
 
 

@@ -140,7 +140,7 @@ def test_the_pictures_numbers(monkeypatch):
     names = ["sampling", "greedy", "T = 0.5", "top_p = 0.9", "4 beams"]
     assert picture.split("\n")[0].split() == " ".join(names).split()
     probs = torch.tensor([float(row[1].split()[0]) for row in rows])
-    assert probs.sum() == 1
+    assert probs.sum() == pytest.approx(1)
 
     tasks = [task1_greedy, task2_sampling, task3_temperature, task4_nucleus, task5_beam_search]
     for task in tasks:
