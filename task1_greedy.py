@@ -8,7 +8,10 @@ from common import MAX_NEW_TOKENS, PROMPTS, Context, Text, append_tokens, progre
 
 
 def greedy(model, prompt, max_new_tokens=MAX_NEW_TOKENS):
-    """The greedy continuation of `prompt`, a list of token ids: a `Text` (assignment, task 1)."""
+    """Return the greedy continuation of `prompt` as a `Text` (assignment, task 1).
+
+    prompt: a list of token ids.
+    """
     text = Text()
     context = Context(model, prompt)
     for _ in progress(max_new_tokens):
@@ -23,8 +26,9 @@ def greedy(model, prompt, max_new_tokens=MAX_NEW_TOKENS):
 def main():
     """Load, generate, print, write."""
     args, model, tokenizer, report = common.start(__doc__)
-    for name, prompt in PROMPTS.items():
-        text = greedy(model, tokenizer(prompt).input_ids, args.max_new_tokens)
+    for name, input_text in PROMPTS.items():
+        prompt = tokenizer(input_text).input_ids
+        text = greedy(model, prompt, args.max_new_tokens)
         report.add(common.section(name, {"greedy": [text]}, tokenizer))
     report.write()
 

@@ -12,9 +12,10 @@ SAMPLES = 3  # texts per prompt
 
 
 def sample(model, prompt, count, generator, max_new_tokens=MAX_NEW_TOKENS):
-    """`count` continuations of `prompt`, a list of token ids: a list of `Text` (assignment, task 2).
+    """Return `count` continuations of `prompt`, a list of `Text`.
 
-    p_i = exp(z_i) / sum_j exp(z_j) for logits z. generator: the `torch.Generator` of the draws.
+    p_i = exp(z_i) / sum_j exp(z_j) for logits z (assignment, task 2).
+    prompt: a list of token ids. generator: the `torch.Generator` of the draws.
     """
     texts = [Text() for _ in range(count)]
     unfinished = texts
@@ -34,9 +35,9 @@ def main():
     """Load, generate, print, write."""
     args, model, tokenizer, report = common.start(__doc__, default_samples=SAMPLES)
     generator = torch.Generator().manual_seed(args.seed)
-    for name, prompt in PROMPTS.items():
-        prompt_ids = tokenizer(prompt).input_ids
-        texts = sample(model, prompt_ids, args.samples, generator, args.max_new_tokens)
+    for name, input_text in PROMPTS.items():
+        prompt = tokenizer(input_text).input_ids
+        texts = sample(model, prompt, args.samples, generator, args.max_new_tokens)
         report.add(common.section(name, {"sampling": texts}, tokenizer, shown=SAMPLES))
     report.write()
 

@@ -14,18 +14,20 @@ TEMPERATURES = (0.001, 0.1, 0.5, 1.0, 10.0)
 
 
 def sample(model, prompt, temperatures, generator, max_new_tokens=MAX_NEW_TOKENS):
-    """A continuation of `prompt`, a list of token ids, per temperature: a list of `Text`.
+    """Return a continuation of `prompt` per temperature, a list of `Text`.
 
     p_i = exp(z_i / T) / sum_j exp(z_j / T) for logits z (assignment, task 3).
-    generator: the `torch.Generator` of the draws. ValueError for a temperature of 0.
+    prompt: a list of token ids. generator: the `torch.Generator` of the draws. ValueError for a
+    temperature of 0.
     """
     texts = [Text(temperature) for temperature in temperatures]
     unfinished = texts
     context = Context(model, prompt)
     for _ in progress(max_new_tokens):
         logits = step(context, unfinished)  # (unfinished texts, vocabulary)
-        temperature = torch.tensor([text.setting for text in unfinished], device=logits.device)
-        probs = (logits / temperature.unsqueeze(1)).softmax(dim=-1)
+        # (unfinished texts, 1)
+        temperature = torch.tensor([[text.setting] for text in unfinished], device=logits.device)
+        probs = (logits / temperature).softmax(dim=-1)
         tokens = draw(probs, generator)  # (unfinished texts,)
         append_tokens(unfinished, tokens, logits)
         unfinished = [text for text in unfinished if not text.ended]
@@ -35,12 +37,12 @@ def sample(model, prompt, temperatures, generator, max_new_tokens=MAX_NEW_TOKENS
 
 
 def one_step(model, tokenizer):
-    """What each temperature makes of one step of the story, the one that greedy is least sure of."""
+    """What each temperature makes of one step of the story, one at which greedy is least sure."""
     prompt = tokenizer(PROMPTS["hedgehog"]).input_ids
     tokens = greedy(model, prompt, 20).tokens
     count, logits = common.least_sure_step(model, prompt, tokens)
     distributions = {f"T={t:g}": (logits / t).softmax(dim=-1) for t in TEMPERATURES}
-    return common.one_step(tokenizer.decode(tokens[:count]), distributions, tokenizer)
+    return common.step_table(tokenizer.decode(tokens[:count]), distributions, tokenizer)
 
 
 def main():
@@ -48,10 +50,10 @@ def main():
     args, model, tokenizer, report = common.start(__doc__, default_samples=1)
     report.add(one_step(model, tokenizer))
     generator = torch.Generator().manual_seed(args.seed)
-    for name, prompt in PROMPTS.items():
-        prompt_ids = tokenizer(prompt).input_ids
-        temperatures = TEMPERATURES * args.samples
-        texts = sample(model, prompt_ids, temperatures, generator, args.max_new_tokens)
+    for name, input_text in PROMPTS.items():
+        prompt = tokenizer(input_text).input_ids
+        temperatures = TEMPERATURES * args.samples  # each of them args.samples times
+        texts = sample(model, prompt, temperatures, generator, args.max_new_tokens)
         groups = {}
         for temperature in TEMPERATURES:
             label = f"temperature={temperature}"

@@ -1,7 +1,7 @@
 """Task 4. Nucleus sampling: temperature first, then draw among the most probable tokens only.
 
-Kept are the most probable tokens whose cumulative probability does not exceed top_p, and the first
-one in any case. (The paper, Holtzman et al. 2020, also keeps the token that crosses top_p.)
+It keeps the most probable tokens whose cumulative probability does not exceed top_p, and always the
+first. (The paper, Holtzman et al. 2020, also keeps the token that crosses top_p.)
 """
 
 import torch
@@ -16,17 +16,15 @@ SETTINGS = ((1.0, 0.9), (1.0, 0.15), (0.5, 0.9), (0.5, 0.15))  # (temperature, t
 def nucleus(probs, top_p):
     """Cut each distribution to its nucleus and renormalise it (Holtzman et al. 2020, eq. 3).
 
-    probs: float (rows, vocabulary), each row summing to 1. top_p: a number, or a tensor (rows, 1);
-    1 keeps everything. Returns a tensor like `probs`.
+    probs: float (rows, vocabulary), each row summing to 1. top_p: a number, or a tensor (rows, 1),
+    below 1. Returns a tensor like `probs`.
     """
-    top_p = torch.as_tensor(top_p, dtype=probs.dtype, device=probs.device)
-    top_p = top_p.where(top_p < 1, torch.inf)  # 1 keeps all, even where a sum is rounded past 1
-
     # The comments follow one row: 0.10, 0.50, 0.25, 0.15 with top_p = 0.85.
     ranked, tokens = probs.topk(min(1000, probs.shape[-1]))  # 0.50 0.25 0.15 0.10, tokens 1 2 3 0
-    if (ranked.sum(dim=-1, keepdim=True) <= top_p).any():  # rare: the nucleus may reach further
-        ranked, tokens = probs.sort(dim=-1, descending=True)  # takes over ten times as long
     cumulative = ranked.cumsum(dim=-1)  # 0.50 0.75 0.90 1.00
+    if (cumulative[:, -1:] <= top_p).any():  # rare: the nucleus may go on beyond these 1000
+        ranked, tokens = probs.sort(dim=-1, descending=True)  # takes over ten times as long
+        cumulative = ranked.cumsum(dim=-1)
     kept = cumulative <= top_p  # yes yes no no: 0.90 exceeds top_p
     kept[:, 0] = True  # the most probable token, even where it alone exceeds top_p
     ranked = ranked.where(kept, 0)  # 0.50 0.25 0 0
@@ -35,9 +33,9 @@ def nucleus(probs, top_p):
 
 
 def sample(model, prompt, settings, generator, max_new_tokens=MAX_NEW_TOKENS):
-    """A continuation of `prompt`, a list of token ids, per setting: a list of `Text`.
+    """Return a continuation of `prompt` per setting, a list of `Text` (assignment, task 4).
 
-    settings: (temperature, top_p) for each (assignment, task 4).
+    prompt: a list of token ids. settings: a (temperature, top_p) for each text.
     generator: the `torch.Generator` of the draws. ValueError for a temperature of 0.
     """
     texts = [Text(setting) for setting in settings]
@@ -45,9 +43,9 @@ def sample(model, prompt, settings, generator, max_new_tokens=MAX_NEW_TOKENS):
     context = Context(model, prompt)
     for _ in progress(max_new_tokens):
         logits = step(context, unfinished)  # (unfinished texts, vocabulary)
-        setting = torch.tensor([text.setting for text in unfinished], device=logits.device)
-        temperature = setting[:, :1]  # (unfinished texts, 1)
-        top_p = setting[:, 1:]  # (unfinished texts, 1)
+        pairs = torch.tensor([text.setting for text in unfinished], device=logits.device)
+        temperature = pairs[:, :1]  # (unfinished texts, 1)
+        top_p = pairs[:, 1:]  # (unfinished texts, 1)
         probs = (logits / temperature).softmax(dim=-1)
         probs = nucleus(probs, top_p)
         tokens = draw(probs, generator)  # (unfinished texts,)
@@ -59,15 +57,15 @@ def sample(model, prompt, settings, generator, max_new_tokens=MAX_NEW_TOKENS):
 
 
 def one_step(model, tokenizer):
-    """What each setting leaves of one step of the story, the one that greedy is least sure of."""
+    """What each setting leaves of one step of the story, one at which greedy is least sure."""
     prompt = tokenizer(PROMPTS["hedgehog"]).input_ids
     tokens = greedy(model, prompt, 20).tokens
     count, logits = common.least_sure_step(model, prompt, tokens)
-    distributions = {}
-    for temperature, top_p in ((1.0, 1.0), *SETTINGS):
+    distributions = {"T=1, all": logits.softmax(dim=-1)}
+    for temperature, top_p in SETTINGS:
         probs = (logits / temperature).softmax(dim=-1)
         distributions[f"T={temperature:g}, top_p={top_p:g}"] = nucleus(probs[None], top_p)[0]
-    return common.one_step(tokenizer.decode(tokens[:count]), distributions, tokenizer)
+    return common.step_table(tokenizer.decode(tokens[:count]), distributions, tokenizer)
 
 
 def main():
@@ -75,10 +73,10 @@ def main():
     args, model, tokenizer, report = common.start(__doc__, default_samples=1)
     report.add(one_step(model, tokenizer))
     generator = torch.Generator().manual_seed(args.seed)
-    for name, prompt in PROMPTS.items():
-        prompt_ids = tokenizer(prompt).input_ids
-        settings = SETTINGS * args.samples
-        texts = sample(model, prompt_ids, settings, generator, args.max_new_tokens)
+    for name, input_text in PROMPTS.items():
+        prompt = tokenizer(input_text).input_ids
+        settings = SETTINGS * args.samples  # each of them args.samples times
+        texts = sample(model, prompt, settings, generator, args.max_new_tokens)
         groups = {}
         for temperature, top_p in SETTINGS:
             label = f"temperature={temperature:g}, top_p={top_p:g}"

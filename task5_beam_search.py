@@ -11,14 +11,14 @@ SETTINGS = ((1, 1.0), (4, 1.0), (4, 0.5), (4, 2.0), (8, 1.0))  # (num_beams, len
 
 
 def beam_search(model, prompt, num_beams, max_new_tokens=MAX_NEW_TOKENS):
-    """The finished candidates, a list of `Text`, for `prompt`, a list of token ids.
+    """Return the finished candidates, a list of `Text`; at the limit, the unfinished ones too.
 
-    The steps are those of the assignment, task 5.
+    prompt: a list of token ids. The steps are those of the assignment, task 5.
     """
-    # Step 2: one empty candidate, so that step 4 is the first pass of step 5.
+    # Steps 2 and 4: instead of an empty list, one candidate without tokens. Step 5 continues it
+    # with the num_beams best first tokens.
     unfinished = [Text()]
-    # Step 3.
-    finished = []
+    finished = []  # step 3
     context = Context(model, prompt)
     for _ in progress(max_new_tokens):
         # Step 5: the num_beams best continuations of each unfinished candidate. A child's score is
@@ -27,7 +27,7 @@ def beam_search(model, prompt, num_beams, max_new_tokens=MAX_NEW_TOKENS):
         logprobs, tokens = logits.log_softmax(dim=-1).topk(num_beams)  # (unfinished, num_beams)
         candidates = []
         for row, parent in enumerate(unfinished):
-            for token, logprob in zip(tokens[row].tolist(), logprobs[row].tolist(), strict=True):
+            for logprob, token in zip(logprobs[row].tolist(), tokens[row].tolist(), strict=True):
                 candidates.append(parent.extended(token, logprob))
 
         # Step 6: rank them by score.
@@ -56,33 +56,33 @@ def best(candidates, length_penalty):
 
 def finished_tree(num_beams, finished, tokenizer):
     """All finished candidates of a search as a tree, with the settings that choose them."""
+    penalties = [penalty for beams, penalty in SETTINGS if beams == num_beams]
     leaves = []
     for text in sorted(finished, key=lambda text: text.score, reverse=True):
         note = f"{len(text.tokens)} tokens, score {text.score:.3f}"
-        penalties = [penalty for beams, penalty in SETTINGS if beams == num_beams]
         wins = [str(penalty) for penalty in penalties if best(finished, penalty) is text]
         if wins:
             note += f"  ← length_penalty={', '.join(wins)}"
         leaves.append((text.tokens, note))
-    title = f"The finished candidates with num_beams={num_beams}, what they share standing once:"
+    title = f"The finished candidates with num_beams={num_beams} (shared beginnings shown once):"
     return f"{title}\n\n{common.fenced(common.tree(leaves, tokenizer))}"
 
 
 def main():
     """Load, generate, print, write."""
     args, model, tokenizer, report = common.start(__doc__)
-    for name, prompt in PROMPTS.items():
-        prompt_ids = tokenizer(prompt).input_ids
-        finished = {}  # by num_beams: one search serves all penalties
+    for name, input_text in PROMPTS.items():
+        prompt = tokenizer(input_text).input_ids
+        searches = {}  # by num_beams, because one search serves all penalties
         winners = {}
         for num_beams, length_penalty in SETTINGS:
-            if num_beams not in finished:
-                finished[num_beams] = beam_search(model, prompt_ids, num_beams, args.max_new_tokens)
+            if num_beams not in searches:
+                searches[num_beams] = beam_search(model, prompt, num_beams, args.max_new_tokens)
             label = f"num_beams={num_beams}, length_penalty={length_penalty}"
-            winners[label] = [best(finished[num_beams], length_penalty)]
+            winners[label] = [best(searches[num_beams], length_penalty)]
         report.add(common.section(name, winners, tokenizer))
-        for num_beams, texts in finished.items():
-            report.add(finished_tree(num_beams, texts, tokenizer))
+        for num_beams, finished in searches.items():
+            report.add(finished_tree(num_beams, finished, tokenizer))
     report.write()
 
 

@@ -1,6 +1,7 @@
 """Models for the tests: tiny random ones, made here, and the stand-in; and the oracles."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,13 @@ import common
 
 THREADS = torch.get_num_threads()
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+TEXTS = {  # how many the assignment asks for
+    "task1_greedy": 2,
+    "task2_sampling": 6,
+    "task3_temperature": 10,
+    "task4_nucleus": 8,
+    "task5_beam_search": 10,
+}
 LETTERS = "abcdefgh"  # tokens 0 to 7 of a tiny model
 EOS_LINE = "EOS = 151645"  # of common.py
 
@@ -159,6 +167,13 @@ def run_script(copy, script, *arguments, **environment):
     process = script_process(copy, script, *arguments, environment=environment, text=True)
     stdout, stderr = process.communicate(timeout=60)
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def shown_texts(markdown):
+    """How many texts a report shows, those that are named as the same as another included."""
+    label = r"^(?:\*\*|<details><summary><b>).+?(?:\*\*|</b>): "
+    what = r"(?:\d+ tokens, (?:ended by EOS|cut at the limit)|the same text as )"
+    return len(re.findall(label + what, markdown, re.MULTILINE))
 
 
 @torch.no_grad()

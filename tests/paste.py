@@ -2,8 +2,9 @@
 
     python tests/paste.py
 
-- Each file goes between its `begin` and `end` comments. A folded text is shortened: a paragraph that
-  repeats itself stands once, and of what is still over 40 lines only the first 10 stand.
+- Each file goes between its `begin` and `end` comments. Its folded texts are shortened: one that an
+  earlier file has is named, a paragraph directly followed by itself stands once, and of what is then
+  still over 40 lines the first 10 stand.
 - The line between `<!-- writer -->` and `<!-- /writer -->` says which model wrote the texts.
 - A list between `<!-- observed MODEL -->` and `<!-- /observed -->` is written by hand. One about
   another model becomes a comment that asks for a new one.
@@ -15,6 +16,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 ASSIGNMENTS_MODEL = "Qwen2.5-0.5B-Instruct"
+FOLDED = re.compile(
+    r"<details><summary><b>(?P<label>.*?)</b>: (?P<length>.*?)</summary>\n\n"
+    r"(?P<fence>`{3,})text\n(?P<text>.*?)\n(?P=fence)\n\n</details>",
+    re.DOTALL,
+)
 
 
 def writer(output):
@@ -29,33 +35,50 @@ def writer_line(models):
         return f"> The texts below were written by {names}, the assignment's model."
     return (
         f"> The texts below were written by {names}: a **stand-in**. The assignment's model, "
-        f"{ASSIGNMENTS_MODEL}, was not run. "
-        "[What to do with the Hub at hand](#texts-of-your-own)."
+        f"{ASSIGNMENTS_MODEL}, was not run. [How to run it](#texts-of-your-own)."
     )
 
 
-def shortened(output, name):
-    """The output with its long texts made short, and below each of those where it stands whole."""
+def shortened(text):
+    """A text without the repetitions of a paragraph; if still over 40 lines, the first 10."""
+    parts = []
+    for paragraph, same in itertools.groupby(text.split("\n\n")):
+        parts.append(paragraph)
+        repetitions = len(list(same)) - 1
+        if repetitions:
+            parts.append(f"[the same paragraph again, {repetitions}×]")
+    lines = "\n\n".join(parts).split("\n")
+    if len(lines) > 40:
+        lines = [*lines[:10], f"[{len(lines) - 10} more lines]"]
+    return "\n".join(lines)
 
-    def shorten(folded):
-        summary, fence, text = folded.groups()
-        parts = []
-        for paragraph, same in itertools.groupby(text.split("\n\n")):
-            parts.append(paragraph)
-            repetitions = len(list(same)) - 1
-            if repetitions:
-                parts.append(f"[the same paragraph {repetitions} more times]")
-        lines = "\n\n".join(parts).split("\n")
-        if len(lines) > 40:
-            lines = [*lines[:10], f"[{len(lines) - 10} more lines]"]
-        short = "\n".join(lines)
-        if short == text:
-            return folded[0]
-        where = f"The whole text is in [outputs/{name}](outputs/{name})."
-        return f"{summary}{fence}text\n{short}\n{fence}\n\n{where}\n\n</details>"
 
-    folded = r"(<details>[^\n]*\n\n)(`{3,})text\n(.*?)\n\2\n\n</details>"
-    return re.sub(folded, shorten, output, flags=re.DOTALL)
+def link(name):
+    """A link to an output."""
+    return f"[outputs/{name}](outputs/{name})"
+
+
+def with_short_texts(outputs):
+    """The outputs, with their folded texts shortened. outputs: {name of the file: its Markdown}."""
+    first_places = {}  # of a text: the label and the file with which it came first
+    page_outputs = {}
+    for name, output in outputs.items():
+        for match in FOLDED.finditer(output):
+            label, length, fence, text = match.group("label", "length", "fence", "text")
+            first_label, first_name = first_places.setdefault(text, (label, name))
+            short = shortened(text)
+            if first_name != name:
+                new = f"**{label}**: the same text as {first_label} of {link(first_name)}."
+            elif short != text:
+                new = f"<details><summary><b>{label}</b>: {length}</summary>\n\n"
+                new += (
+                    f"{fence}text\n{short}\n{fence}\n\nThe whole text: {link(name)}\n\n</details>"
+                )
+            else:
+                continue
+            output = output.replace(match[0], new)
+        page_outputs[name] = output
+    return page_outputs
 
 
 def between(page, begin, end, new):
@@ -67,34 +90,39 @@ def between(page, begin, end, new):
     return before + begin + new + end + after
 
 
+def with_true_list(page, begin, model):
+    """The page, with the list that stands right before `begin` emptied if about another model.
+
+    ValueError where no such list stands there.
+    """
+    end = page.index("<!-- /observed -->\n\n" + begin)
+    start = page.rindex("<!-- observed ", 0, end)
+    if page.startswith(f"<!-- observed {model} -->\n", start):
+        return page
+    new = f"<!-- observed {model} -->\n"
+    new += "<!-- To be written: **What these texts show**, at most three bullets. -->\n"
+    return page[:start] + new + page[end:]
+
+
 def paste(page, outputs):
     """The page with the outputs in it. outputs: {name of the file: its Markdown}."""
     models = list(dict.fromkeys(writer(output) for output in outputs.values()))
     page = between(page, "<!-- writer -->\n", "<!-- /writer -->\n", writer_line(models) + "\n")
-    for name, output in outputs.items():
-        begin, end = f"<!-- begin outputs/{name} -->\n\n", f"<!-- end outputs/{name} -->\n"
-        page = between(page, begin, end, shortened(output, name))
-        before, _, rest = page.partition(begin)
-        # The list above these texts: the last one before them.
-        before, mark, observed = before.rpartition("<!-- observed ")
-        about, _, items = observed.partition(" -->\n")
-        items, _, between_them = items.partition("<!-- /observed -->\n")
-        if about != writer(output):
-            about = writer(output)
-            items = "<!-- To be written: **What these texts show**, at most three bullets. -->\n"
-        observed = f"{about} -->\n{items}<!-- /observed -->\n{between_them}"
-        page = before + mark + observed + begin + rest
+    for name, output in with_short_texts(outputs).items():
+        begin = f"<!-- begin outputs/{name} -->\n\n"
+        page = between(page, begin, f"<!-- end outputs/{name} -->\n", output)
+        page = with_true_list(page, begin, writer(output))
     return page
 
 
 def main():
-    """Paste, and name the lists that are to be written."""
+    """Paste, and say how many lists of observations are missing now."""
     readme = ROOT / "README.md"
     files = sorted((ROOT / "outputs").glob("*.md"))
     outputs = {path.name: path.read_text(encoding="utf-8") for path in files}
     page = paste(readme.read_text(encoding="utf-8"), outputs)
     readme.write_bytes(page.encode())
-    print(f"{page.count('<!-- To be written')} lists in README.md are to be written.")
+    print(f"{page.count('<!-- To be written')} lists in README.md still have to be written.")
 
 
 if __name__ == "__main__":

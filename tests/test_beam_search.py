@@ -17,7 +17,7 @@ EOS = tiny_eos(LETTERS)
 
 
 def literal(model, num_beams, limit):
-    """The assignment's steps 2 to 8, slow and without a cache; one number per text: its score.
+    """The assignment's steps 2 to 8, slow and without a cache.
 
     Returns the finished candidates (tokens, score), and whether num_beams candidates were
     unfinished after every step (where not, generate(), which looks further, may differ).

@@ -17,9 +17,8 @@ EOS = tiny_eos(LETTERS)
 def test_greedy_equals_generate(tiny, seed):
     model = tiny(seed)
     for prompt in ([0], [1, 2], [7, 6, 5], ABC * 3):  # a prompt of one token has nothing to prefill
-        text = greedy(model, prompt, 60)
-        assert text.tokens == generated(model, prompt, max_new_tokens=60)
-        assert text.tokens == greedy(model, prompt, 60).tokens == greedy(model, prompt, 60).tokens
+        tokens = greedy(model, prompt, 60).tokens
+        assert tokens == generated(model, prompt, max_new_tokens=60)
 
 
 def test_greedy_ends_at_eos_and_at_the_limit(tiny):
@@ -34,7 +33,6 @@ def test_greedy_ends_at_eos_and_at_the_limit(tiny):
 
 
 def test_a_text_ends_by_eos_alone(monkeypatch):
-    assert common.EOS == 151645
     assert not Text().ended
     assert not Text(tokens=[151645, 7]).ended
     assert Text(tokens=[7, 151645]).ended
@@ -97,7 +95,7 @@ def test_a_text_that_was_left_out_is_refused(tiny):
     append_tokens([left_out, staying], torch.tensor([1, 2]), step(context, [left_out, staying]))
     append_tokens([staying], torch.tensor([3]), step(context, [staying]))
     for texts in ([left_out], [staying, left_out]):
-        with pytest.raises(ValueError, match="step 3 takes texts of 2 tokens"):
+        with pytest.raises(ValueError, match="after 2 steps"):
             step(context, texts)
     check_logits(step(context, [staying]), model, ABC, [staying])  # a refused step changes nothing
 
@@ -128,11 +126,12 @@ def test_the_cache_is_copied_only_when_texts_move(tiny, monkeypatch):
     context = Context(tiny(0, scale=0.3), ABC)
     copied = []
     select = context.cache.batch_select_indices
-    monkeypatch.setattr(
-        context.cache,
-        "batch_select_indices",
-        lambda rows: copied.append(rows.tolist()) or select(rows),
-    )
+
+    def watched(rows):
+        copied.append(rows.tolist())
+        select(rows)
+
+    monkeypatch.setattr(context.cache, "batch_select_indices", watched)
     texts = [Text() for _ in range(3)]
     for leaving in (None, None, 1, None):
         append_tokens(texts, torch.tensor([1, 2, 3])[: len(texts)], step(context, texts))

@@ -5,7 +5,7 @@ import re
 import paste
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, TEXTS, shown_texts
 
 import task1_greedy
 import task2_sampling
@@ -17,13 +17,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 OUTPUTS = {
     path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "outputs").glob("*.md"))
 }
-TEXTS = {"task1": 2, "task2": 6, "task3": 10, "task4": 8, "task5": 10}  # asked for
 QUESTIONS = {  # the assignment's own words
     "1": [
-        "если запустить алгоритм несколько раз, то будут ли различаться генерации?",
-        "какие есть проблемы с таким подходом к генерации в случае с генерацией сказки и в случае с генерацией JSON?",
-    ],
-    "2": [
         "если запустить алгоритм несколько раз, то будут ли различаться генерации?",
         "какие есть проблемы с таким подходом к генерации в случае с генерацией сказки и в случае с генерацией JSON?",
     ],
@@ -50,7 +45,11 @@ OBSERVED = r"<!-- observed .*?<!-- /observed -->\n"
 LAST_SECTION = r"^## Tests, other models, speed$.*"
 COMMENT = r"<!--.*?-->"
 FENCE = r"^(`{3,})\w*\n.*?^\1$"
+TABLE = r"^\|.*?$"
 OTHER_MODEL = r"stand-?in|заменител|coder|gguf"
+
+
+QUESTIONS["2"] = QUESTIONS["1"]
 
 
 def without(page, *patterns):
@@ -75,9 +74,8 @@ def test_the_page_is_as_paste_leaves_it():
 
 
 def test_the_page_is_not_long():
-    assert len(README.encode()) <= 75_000
-    words = [word for word in without(README, PASTED, COMMENT).split() if re.search(r"\w", word)]
-    assert len(words) <= 4100
+    prose = without(README, PASTED, COMMENT, FENCE, TABLE)
+    assert len(prose.split()) <= 4100
     lines = [match[0] for match in re.finditer(FENCE, README, re.DOTALL | re.MULTILINE)]
     for line in "\n".join(lines).split("\n"):
         assert len(line) <= 105 or " " not in line or "─" in line
@@ -180,13 +178,7 @@ def test_every_question_stands_in_its_section(number):
 
 @pytest.mark.parametrize("name", OUTPUTS)
 def test_every_asked_for_text_is_there(name):
-    shown = re.findall(
-        r"^(?:\*\*|<details><summary><b>).+?(?:\*\*|</b>): "
-        r"(?:\d+ tokens, (?:ended by EOS|cut at the limit)|the same text as )",
-        OUTPUTS[name],
-        re.MULTILINE,
-    )
-    assert len(shown) == TEXTS[name[:5]]
+    assert shown_texts(OUTPUTS[name]) == TEXTS[name.removesuffix(".md")]
 
 
 def test_links_lead_to_files_and_headings():

@@ -188,14 +188,14 @@ def test_one_step_under_every_setting():
     tokenizer = SimpleNamespace(decode=lambda token: f" {token}|")
     distributions = {"T=1": logits.softmax(-1), "T=0.5": (logits / 0.5).softmax(-1)}
     distributions["top_p=0.9"] = task4_nucleus.nucleus(logits.softmax(-1)[None], 0.9)[0]
-    rows = common.one_step("so far", distributions, tokenizer).split("\n")
+    rows = common.step_table("so far", distributions, tokenizer).split("\n")
     assert "after `so far`" in rows[2]
     assert rows[4] == "| next token | T=1 | T=0.5 | top_p=0.9 |"
     assert rows[6] == "| ` 0\\|` | 0.450 ████ | 0.688 ███████ | 0.536 █████ |"
     assert rows[9].endswith("| 0.080 █ | 0.022 | 0 |")
     assert rows[12] == "| entropy | 2.07 bits | 1.31 bits | 1.43 bits |"
     assert rows[13] == "| can be drawn | 6 | 6 | 3 |"
-    assert "least sure, the first:" in common.one_step("", distributions, tokenizer)
+    assert "least sure: the first." in common.step_table("", distributions, tokenizer)
 
 
 @pytest.mark.parametrize("task", [task3_temperature, task4_nucleus])
@@ -204,9 +204,8 @@ def test_both_tasks_show_the_same_step(tiny_folder, task):
     prompt = tokenizer(common.PROMPTS["hedgehog"]).input_ids
     tokens = generated(model, prompt, max_new_tokens=20)
     count, _ = common.least_sure_step(model, prompt, tokens)
-    assert f"after {common.code(tokenizer.decode(tokens[:count]))}:" in task.one_step(
-        model, tokenizer
-    )
+    where = f"least sure: after {common.code(tokenizer.decode(tokens[:count]))}."
+    assert where in task.one_step(model, tokenizer)
 
 
 @settings(deadline=None, max_examples=300)

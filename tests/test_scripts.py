@@ -1,19 +1,16 @@
 """Each script as its user runs it."""
 
-import io
 import re
 import runpy
 import sys
 from types import SimpleNamespace
 
 import pytest
-from conftest import ROOT, run_script, script_process
+from conftest import ROOT, TEXTS, run_script, script_process, shown_texts
 
 import common
 
 SCRIPTS = sorted(path.stem for path in ROOT.glob("task*.py"))
-TEXTS = {"task1_greedy": 2, "task2_sampling": 6, "task3_temperature": 10}
-TEXTS |= {"task4_nucleus": 8, "task5_beam_search": 10}  # that the assignment asks for
 
 
 @pytest.fixture
@@ -48,10 +45,7 @@ def test_script(copy, script):
     done = run_script(copy, script, "--model", folder, "--max-new-tokens", "12")
     assert done.returncode == 0, done.stderr
     assert output(copy, script).read_bytes() == done.stdout.encode()
-    shown = re.findall(
-        r"^\*\*.*(?:tokens, (?:ended|cut)|the same text as)", done.stdout, re.MULTILINE
-    )
-    assert len(shown) == TEXTS[script]
+    assert shown_texts(done.stdout) == TEXTS[script]
     first, _, _ = done.stdout.partition("\n")
     assert first.startswith("Model `tiny` on ") and "at most 12 tokens a text" in first
     assert ("seed 0" in first) == (script[4] in "234")
@@ -65,8 +59,7 @@ def test_samples_are_counted(run_here, tiny_folder, script):
     options = ["--max-new-tokens", "3", "--samples", "23", "--seed", "5"]
     shown = run_here(script, "--model", folder, *options).stdout
     assert "seed 5, texts per setting: 23" in shown
-    labels = re.findall(r"^\*\*.*(?:tokens, (?:ended|cut)|the same text as)", shown, re.MULTILINE)
-    assert len(labels) == TEXTS[script]  # the others only count
+    assert shown_texts(shown) == TEXTS[script]  # the others only count
     rows = re.findall(r"^\| (?:sampling|temperature=[^|]*) \| (\d+) of 23 \|", shown, re.MULTILINE)
     assert len(rows) == {"2": 2, "3": 10, "4": 8}[script[4]]
     if script == "task3_temperature":  # each setting has its own texts: all alike, all different
@@ -106,7 +99,7 @@ def test_an_interrupted_run_leaves_the_output_as_it_was(run_here, tiny_folder, m
     def interrupted(_context, texts):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(common, "step", interrupted)
+    monkeypatch.setattr(common, "step", interrupted)  # which the script, run afresh, imports
     with pytest.raises(KeyboardInterrupt):
         run_here("task2_sampling", "--model", tiny_folder(letters=None))
     assert (common.OUTPUTS / "task2_sampling.md").read_text() == "before"
@@ -154,22 +147,6 @@ def test_terminals_that_lack_most_characters(copy, tmp_path_factory, environment
     assert not written.decode("utf-8").isascii()
     assert b"\r" not in written
     assert list(elsewhere.iterdir()) == []
-
-
-class Notebook(io.StringIO):
-    """What a notebook puts in the place of stdout: it has an encoding, and no reconfigure."""
-
-    encoding = "UTF-8"
-    reconfigure = None
-
-
-def test_in_a_notebook(run_here, tiny_folder, monkeypatch):
-    options = ["--model", tiny_folder(letters=None, scale=0.3), "--max-new-tokens", "5"]
-    notebook = Notebook()
-    monkeypatch.setattr(sys, "stdout", notebook)
-    done = run_here("task1_greedy", *options)
-    assert done.returncode == 0
-    assert done.written == notebook.getvalue()
 
 
 def test_the_bar_shows_on_a_terminal_only(run_here, tiny_folder, monkeypatch):
