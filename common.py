@@ -457,8 +457,8 @@ def tree(leaves, tokenizer, start=0, indent=""):
         first_tokens, first_note = branch[0]
         end = start + len(os.path.commonprefix([tokens[start:] for tokens, _ in branch]))
         piece = visible(tokenizer.decode(first_tokens[start:end])).replace("\n", "⏎")
-        if len(piece) > 50:
-            piece = f"{piece[:25]} … {piece[-22:]}"
+        if len(piece) > 44:
+            piece = f"{piece[:22]} … {piece[-19:]}"
         is_last = number == len(branches)
         line = indent + ("└─ " if is_last else "├─ ") + piece
         if len(branch) == 1:

@@ -54,14 +54,13 @@ def our_tasks(model, prompt, limit):
     nuclei = task4_nucleus.SETTINGS
 
     def beams():
-        finished = {
-            num_beams: task5_beam_search.beam_search(model, prompt, num_beams, limit)
-            for num_beams in (1, 4, 8)
-        }
-        return [
-            task5_beam_search.best(finished[num_beams], length_penalty).tokens
-            for num_beams, length_penalty in task5_beam_search.SETTINGS
-        ]
+        searches = {}
+        winners = []
+        for num_beams, length_penalty in task5_beam_search.SETTINGS:
+            if num_beams not in searches:
+                searches[num_beams] = task5_beam_search.beam_search(model, prompt, num_beams, limit)
+            winners.append(task5_beam_search.best(searches[num_beams], length_penalty).tokens)
+        return winners
 
     return {
         "task 1, greedy": lambda: task1_greedy.greedy(model, prompt, limit),
@@ -155,33 +154,32 @@ def main():
     auto = transformers.AutoModelForCausalLM
     float32 = auto.from_pretrained(args.model, dtype=torch.float32)
     as_loaded = auto.from_pretrained(args.model)
-    own_dtype = str(as_loaded.dtype).removeprefix("torch.")
+    columns = ["ours", "`generate()` in float32", "÷ ours"]
+    # A dict's keys differ, so the second "÷ ours" has a space.
+    columns += [f"as people load it, {str(as_loaded.dtype).removeprefix('torch.')}", " ÷ ours"]
     rows = []
 
-    def add(what, ours, float32="", ratio="", as_loaded="", own_ratio=""):
-        row = {"what": what, "ours": ours, "`generate()` in float32": float32, "÷ ours": ratio}
-        row |= {f"as people load it, {own_dtype}": as_loaded, " ÷ ours": own_ratio}
-        rows.append(row)
-        print(row, file=sys.stderr)
+    def add(what, *cells):
+        cells = [*cells, *[""] * (len(columns) - len(cells))]
+        rows.append({"what": what} | dict(zip(columns, cells, strict=True)))
+        print(rows[-1], file=sys.stderr)
 
-    our_calls = our_tasks(ours, prompt, limit)
-    in_float32 = rival_tasks(float32, prompt, limit)
-    in_own_dtype = rival_tasks(as_loaded, prompt, limit)
+    float32_calls = rival_tasks(float32, prompt, limit)
+    own_dtype_calls = rival_tasks(as_loaded, prompt, limit)
     real_eos = common.EOS
-    greedy_seconds = None
-    for task, call in our_calls.items():
-        common.EOS = real_eos if task.startswith("task 5") else -1  # a token that never comes
-        calls = [call, in_float32[task], in_own_dtype[task]]
-        seconds, (found, expected, _) = in_turn(args.repetitions, calls)
-        if task.startswith("task 5"):
-            same = sum(a == b for a, b in zip(found, expected, strict=True))
-            task += f" ({same} of 5 texts the same as in float32)"
-        ratios = [f"{rival / seconds[0]:.1f}" for rival in seconds]
-        shown = [f"{s:.1f} s" for s in seconds]
-        add(task, shown[0], shown[1], ratios[1], shown[2], ratios[2])
-        greedy_seconds = greedy_seconds or seconds
-    per_second = [f"{limit / seconds:.1f}" for seconds in greedy_seconds]
-    add("greedy, tokens per second", per_second[0], per_second[1], "", per_second[2])
+    for task, call in our_tasks(ours, prompt, limit).items():
+        is_beam_search = task.startswith("task 5")
+        common.EOS = real_eos if is_beam_search else -1  # a token that never comes
+        calls = [call, float32_calls[task], own_dtype_calls[task]]
+        (a, b, c), (found, expected, _) = in_turn(args.repetitions, calls)
+        what = task
+        if is_beam_search:
+            same = sum(x == y for x, y in zip(found, expected, strict=True))
+            what = f"{task} ({same} of 5 texts the same as in float32)"
+        add(what, f"{a:.1f} s", f"{b:.1f} s", f"{b / a:.1f}", f"{c:.1f} s", f"{c / a:.1f}")
+        if task.startswith("task 1"):
+            per_second = [f"{limit / a:.1f}", f"{limit / b:.1f}", "", f"{limit / c:.1f}"]
+            add("task 1, tokens per second", *per_second)
 
     data = torch.ones(250_000_000)
     (summing,), _ = in_turn(5, [data.sum])

@@ -117,18 +117,55 @@ def test_nothing_stale_is_shown_when_another_model_has_written(model):
     assert paste.paste(page, OUTPUTS).count("<!-- To be written") == len(outputs)  # not repeated
 
 
+MARKS = """<!-- writer -->
+x
+<!-- /writer -->
+<!-- observed B -->
+- true
+<!-- /observed -->
+
+<!-- begin outputs/t.md -->
+
+old
+<!-- end outputs/t.md -->
+after
+"""
+
+
 def test_paste_keeps_what_is_true_and_refuses_a_broken_page():
-    page = (
-        "<!-- writer -->\nx\n<!-- /writer -->\n<!-- observed B -->\n- true\n<!-- /observed -->\n\n"
-    )
-    page += "<!-- begin outputs/t.md -->\n\nold\n<!-- end outputs/t.md -->\nafter"
-    pasted = paste.paste(page, {"t.md": "Model `B` on cpu.\n"})
+    pasted = paste.paste(MARKS, {"t.md": "Model `B` on cpu.\n"})
     assert "- true\n" in pasted
     assert "\n\nModel `B` on cpu.\n<!-- end" in pasted
-    assert "old" not in pasted
-    assert pasted.endswith("-->\nafter")
-    with pytest.raises(ValueError, match="once each"):
-        paste.paste(page, {"other.md": "Model `B` on cpu.\n"})
+    assert "\nold\n" not in pasted
+    assert pasted.endswith("-->\nafter\n")
+    for mark in ("<!-- writer -->", "<!-- /observed -->", "<!-- observed B -->", "<!-- end"):
+        with pytest.raises(ValueError, match="once each|not found"):
+            paste.paste(MARKS.replace(mark, ""), {"t.md": "Model `B` on cpu.\n"})
+
+
+def folded(label, *paragraphs, fence="```"):
+    text = "\n\n".join(paragraphs)
+    summary = f"<details><summary><b>{label}</b>: 9 tokens, ended by EOS</summary>"
+    return f"{summary}\n\n{fence}text\n{text}\n{fence}\n\n</details>\n"
+
+
+def test_the_page_shortens_long_texts_and_names_equal_ones():
+    lines = "\n".join(f"line {number}" for number in range(50))
+    outputs = {
+        "a.md": folded("short", "once", "again", "once"),
+        "b.md": folded("loop", "start", "turn\nturn", "turn\nturn", "turn\nturn", "tu")
+        + folded("long", lines, fence="````"),
+        "c.md": folded("other", "once", "again", "once") + folded("as long", lines, fence="````"),
+    }
+    page = paste.with_short_texts(outputs)
+    assert page["a.md"] == outputs["a.md"]
+    assert "start\n\nturn\nturn\n\n[the same paragraph again, 2×]\n\ntu\n```" in page["b.md"]
+    assert "line 9\n[40 more lines]\n````" in page["b.md"]
+    assert page["b.md"].count("The whole text: [outputs/b.md](outputs/b.md)") == 2
+    assert page["c.md"] == (
+        "**other**: the same text as short of [outputs/a.md](outputs/a.md).\n"
+        "**as long**: the same text as long of [outputs/b.md](outputs/b.md).\n"
+    )
 
 
 def test_the_pictures_numbers(monkeypatch):

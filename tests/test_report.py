@@ -148,7 +148,7 @@ def test_tree_of_finished_candidates():
     assert common.tree(leaves, tokenizer) == [
         "├─ ab⏎",
         "│  ├─ c<|im_end|>   1",
-        "│  └─ " + "d" * 25 + " … " + "d" * 22,
+        "│  └─ " + "d" * 22 + " … " + "d" * 19,
         "│     ├─ <|im_end|>   2",
         "│     └─ a<|im_end|>   3",
         "└─ \ufffd   4",
