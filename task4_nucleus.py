@@ -61,7 +61,7 @@ def one_step(model, tokenizer):
     prompt = tokenizer(PROMPTS["hedgehog"]).input_ids
     tokens = greedy(model, prompt, 20).tokens
     count, logits = common.least_sure_step(model, prompt, tokens)
-    distributions = {"T=1, all": logits.softmax(dim=-1)}
+    distributions = {"T=1, no top_p": logits.softmax(dim=-1)}
     for temperature, top_p in SETTINGS:
         probs = (logits / temperature).softmax(dim=-1)
         distributions[f"T={temperature:g}, top_p={top_p:g}"] = nucleus(probs[None], top_p)[0]
