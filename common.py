@@ -62,19 +62,19 @@ class Context:
         self.steps = 0  # taken so far: as many tokens as each text has
         if len(prompt) > 1:  # prefill: read all but the last token, so that all steps are alike
             input_ids = torch.tensor([prompt[:-1]], device=model.device)
-            # The model adds what it reads to the cache. Of its logits, 1 position is the minimum.
+            # The model adds what it reads to the cache. Its logits (of 1 position) are not needed.
             model(input_ids=input_ids, past_key_values=self.cache, logits_to_keep=1)
 
 
 def step(context, texts):
-    """Feed the last token of each text to the model, as one batch: a row per text.
+    """Feed the last token of each text (at first, of the prompt) to the model: a row per text.
 
     `texts` says which rows of the cache go on: the row of a text that is missing is dropped, a row
     that several texts name is copied. Each text's cache_row is updated. All texts are equally long,
     so there is no padding, and no attention mask is needed.
 
     Returns the logits of the next token, float32 (texts, vocabulary). ValueError for a text that an
-    earlier step left out; a child made of such a text is not noticed.
+    earlier step left out, though not for a child made of it.
     """
     if any(len(text.tokens) != context.steps for text in texts):
         raise ValueError(f"after {context.steps} steps, a text without {context.steps} tokens")
@@ -226,7 +226,7 @@ def start(description, default_samples=None):
     parser.add_argument("--max-new-tokens", type=int, default=MAX_NEW_TOKENS, help=limit_help)
     if default_samples:
         parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
-        samples_help = f"texts per setting: all are counted, the first {default_samples} shown"
+        samples_help = f"texts per setting: all are counted, {default_samples} shown"
         parser.add_argument("--samples", type=int, default=default_samples, help=samples_help)
     args = parser.parse_args()
     if args.max_new_tokens < 1:
@@ -388,7 +388,7 @@ def json_figures(texts, tokenizer):
     return {
         "parse": f"{answers.total()} of {len(texts)}",
         "right": f"{answers[EXPECTED]} of {len(texts)}",
-        "commonest that parses": commonest[0] if commonest else "none",
+        "commonest that parses (count)": commonest[0] if commonest else "none",
     }
 
 
@@ -398,9 +398,8 @@ def least_sure_step(model, prompt, tokens):
     Returns the number of tokens written before it, and its logits, float32 (vocabulary,).
     """
     input_ids = torch.tensor([prompt + tokens[:-1]], device=model.device)
-    logits = model(input_ids=input_ids, logits_to_keep=len(tokens)).logits[
-        0
-    ]  # (tokens, vocabulary)
+    output = model(input_ids=input_ids, logits_to_keep=len(tokens))
+    logits = output.logits[0]  # (tokens, vocabulary)
     index = int(entropy(logits.softmax(dim=-1)).argmax())
     return index, logits[index]
 
@@ -427,12 +426,12 @@ def step_table(so_far, distributions, tokenizer):
     bits = {label: f"{entropy(probs):.2f} bits" for label, probs in distributions.items()}
     rows.append({"next token": "entropy"} | bits)
     counts = {label: int((probs > 0).sum()) for label, probs in distributions.items()}
-    rows.append({"next token": "can be drawn"} | counts)
+    rows.append({"next token": "tokens above 0"} | counts)
     where = f"after {code(so_far)}" if so_far else "the first"
     return (
         "### One step under every setting\n\n"
         "Of the greedy story's first 20 steps, the one at which the model is least sure: "
-        f"{where}. A plain 0: can't be drawn.\n\n{table(rows)}"
+        f"{where}. A plain 0 can't be drawn: the cut or float32 has made it 0.\n\n{table(rows)}"
     )
 
 

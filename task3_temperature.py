@@ -25,8 +25,8 @@ def sample(model, prompt, temperatures, generator, max_new_tokens=MAX_NEW_TOKENS
     context = Context(model, prompt)
     for _ in progress(max_new_tokens):
         logits = step(context, unfinished)  # (unfinished texts, vocabulary)
-        # (unfinished texts, 1)
-        temperature = torch.tensor([[text.setting] for text in unfinished], device=logits.device)
+        column = [[text.setting] for text in unfinished]
+        temperature = torch.tensor(column, device=logits.device)  # (unfinished texts, 1)
         probs = (logits / temperature).softmax(dim=-1)
         tokens = draw(probs, generator)  # (unfinished texts,)
         append_tokens(unfinished, tokens, logits)

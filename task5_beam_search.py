@@ -64,7 +64,10 @@ def finished_tree(num_beams, finished, tokenizer):
         if wins:
             note += f"  ← length_penalty={', '.join(wins)}"
         leaves.append((text.tokens, note))
-    title = f"The finished candidates with num_beams={num_beams} (shared beginnings shown once):"
+    title = (
+        f"The finished candidates with num_beams={num_beams}, shared beginnings shown once; "
+        "the arrow is at the highest score / tokens ** length_penalty:"
+    )
     return f"{title}\n\n{common.fenced(common.tree(leaves, tokenizer))}"
 
 

@@ -28,13 +28,12 @@ def writer(output):
     return re.match(r"Model `(.+?)`", output)[1]
 
 
-def writer_line(models):
-    """The sentence about the models that wrote the texts."""
-    names = " and ".join(f"`{model}`" for model in models)
-    if all(model.rpartition("/")[2] == ASSIGNMENTS_MODEL for model in models):
-        return f"> The texts below were written by {names}, the assignment's model."
+def writer_line(model):
+    """The sentence about the model that wrote the texts."""
+    if model.rpartition("/")[2] == ASSIGNMENTS_MODEL:
+        return f"> The texts below were written by `{model}`, the assignment's model."
     return (
-        f"> The texts below were written by {names}: a **stand-in**. The assignment's model, "
+        f"> The texts below were written by `{model}`: a **stand-in**. The assignment's model, "
         f"{ASSIGNMENTS_MODEL}, was not run. [How to run it](#texts-of-your-own)."
     )
 
@@ -105,24 +104,31 @@ def with_true_list(page, begin, model):
 
 
 def paste(page, outputs):
-    """The page with the outputs in it. outputs: {name of the file: its Markdown}."""
-    models = list(dict.fromkeys(writer(output) for output in outputs.values()))
-    page = between(page, "<!-- writer -->\n", "<!-- /writer -->\n", writer_line(models) + "\n")
+    """The page with the outputs in it. outputs: {name of the file: its Markdown}.
+
+    ValueError for a page that lacks a mark, and for outputs of several models.
+    """
+    models = {writer(output) for output in outputs.values()}
+    if len(models) > 1:
+        raise ValueError(f"the outputs are of several models: {sorted(models)}")
+    (model,) = models
+    page = between(page, "<!-- writer -->\n", "<!-- /writer -->\n", writer_line(model) + "\n")
     for name, output in with_short_texts(outputs).items():
         begin = f"<!-- begin outputs/{name} -->\n\n"
         page = between(page, begin, f"<!-- end outputs/{name} -->\n", output)
-        page = with_true_list(page, begin, writer(output))
+        page = with_true_list(page, begin, model)
     return page
 
 
 def main():
-    """Paste, and say how many lists of observations are missing now."""
+    """Paste, and say what is left to be done by hand."""
     readme = ROOT / "README.md"
     files = sorted((ROOT / "outputs").glob("*.md"))
     outputs = {path.name: path.read_text(encoding="utf-8") for path in files}
     page = paste(readme.read_text(encoding="utf-8"), outputs)
     readme.write_bytes(page.encode())
-    print(f"{page.count('<!-- To be written')} lists in README.md still have to be written.")
+    print(f"{page.count('<!-- To be written')} lists of observations have to be written. Read the")
+    print("others again: they may be about an earlier run of the same model.")
 
 
 if __name__ == "__main__":

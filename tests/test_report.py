@@ -84,11 +84,13 @@ def test_the_commonest_json():
     string = '{"sum": "100,5 ₽"}'
     tokenizer = Answers('{"b": 1, "a": 2}', "no", '{"a": 2, "b": 1}', string)
     row = common.json_figures([text(i, EOS) for i in (3, 0, 1, 2)], tokenizer)
-    assert row["commonest that parses"] == '`{"a": 2, "b": 1}` (2)'  # whatever the keys' order
+    assert (
+        row["commonest that parses (count)"] == '`{"a": 2, "b": 1}` (2)'
+    )  # whatever the keys' order
     row = common.json_figures([text(3, EOS)], tokenizer)
-    assert row["commonest that parses"] == f"`{string}` (1)"  # a string shows as one
+    assert row["commonest that parses (count)"] == f"`{string}` (1)"  # a string shows as one
     row = common.json_figures([text(1, EOS)], tokenizer)
-    assert row["commonest that parses"] == "none"
+    assert row["commonest that parses (count)"] == "none"
 
 
 def test_the_answer_of_a_text_cut_at_the_limit():
@@ -194,7 +196,7 @@ def test_one_step_under_every_setting():
     assert rows[6] == "| ` 0\\|` | 0.450 ████ | 0.688 ███████ | 0.536 █████ |"
     assert rows[9].endswith("| 0.080 █ | 0.022 | 0 |")
     assert rows[12] == "| entropy | 2.07 bits | 1.31 bits | 1.43 bits |"
-    assert rows[13] == "| can be drawn | 6 | 6 | 3 |"
+    assert rows[13] == "| tokens above 0 | 6 | 6 | 3 |"
     assert "least sure: the first." in common.step_table("", distributions, tokenizer)
 
 
