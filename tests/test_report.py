@@ -116,6 +116,11 @@ def test_bars_of_half_wide_and_combining_characters():
     assert lines == ["\\ta", "██▁"]  # a tab is shown as what it is
 
 
+def test_bars_of_a_text_that_a_token_shortens():
+    tidying = SimpleNamespace(decode=lambda tokens: "a ." if len(tokens) == 1 else "a.")
+    assert common.with_bars(text(0, 1, logprobs=[0.0, -100.0]), tidying) == ["a.", "██"]
+
+
 def test_bars_of_long_lines_are_wrapped():
     lines = common.with_bars(text(0, 0, logprobs=[0.0, -100.0]), Bytes(b"x" * 80))
     assert lines == ["x" * 100, "█" * 80 + "▁" * 20, "x" * 60, "▁" * 60]
