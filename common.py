@@ -59,7 +59,7 @@ class Context:
         self.last_prompt_token = prompt[-1]
         self.cache = transformers.DynamicCache(config=model.config)
         self.row_count = 1  # of the cache: at first the prompt's row alone, which all texts share
-        self.steps = 0  # taken so far: as many tokens as each text has
+        self.steps = 0  # taken so far; before the next, each text has as many tokens
         if len(prompt) > 1:  # prefill: read all but the last token, so that all steps are alike
             input_ids = torch.tensor([prompt[:-1]], device=model.device)
             # The model adds what it reads to the cache. Its logits (of 1 position) are not needed.
@@ -74,7 +74,7 @@ def step(context, texts):
     so there is no padding, and no attention mask is needed.
 
     Returns the logits of the next token, float32 (texts, vocabulary). ValueError for a text that an
-    earlier step left out, though not for a child made of it.
+    earlier step left out. One that was `extended` from such a text is as wrong, but not noticed.
     """
     if any(len(text.tokens) != context.steps for text in texts):
         raise ValueError(f"after {context.steps} steps, a text without {context.steps} tokens")
@@ -110,7 +110,7 @@ def append_tokens(texts, tokens, logits):
 def draw(probs, generator):
     """Draw a token per row, int64 (rows,), from probs, float (rows, vocabulary).
 
-    generator: a `torch.Generator` of the CPU, so that a seed means the same draws everywhere.
+    generator: a `torch.Generator` of the CPU: a seed means the same random numbers on any device.
     ValueError if a probability is NaN.
     """
     if probs.isnan().any():

@@ -57,7 +57,7 @@ def sample(model, prompt, settings, generator, max_new_tokens=MAX_NEW_TOKENS):
 
 
 def one_step(model, tokenizer):
-    """What each setting leaves of one step of the story, one at which greedy is least sure."""
+    """What each setting leaves of the least sure of greedy's first 20 steps in the story."""
     prompt = tokenizer(PROMPTS["hedgehog"]).input_ids
     tokens = greedy(model, prompt, 20).tokens
     count, logits = common.least_sure_step(model, prompt, tokens)

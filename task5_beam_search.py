@@ -1,7 +1,8 @@
 """Task 5. Early-stopped beam search: carry on the num_beams most probable unfinished texts.
 
-The search stops when num_beams candidates have finished; at the limit the unfinished ones count as
-finished too. length_penalty enters only the last ranking, so one search serves all its values.
+The search stops when at least num_beams candidates have finished; at the limit the unfinished ones
+count as finished too.
+length_penalty enters only the last ranking, so one search serves all its values.
 """
 
 import common
@@ -66,7 +67,7 @@ def finished_tree(num_beams, finished, tokenizer):
         leaves.append((text.tokens, note))
     title = (
         f"The finished candidates with num_beams={num_beams}, shared beginnings shown once; "
-        "the arrow is at the highest score / tokens ** length_penalty:"
+        "an arrow names the highest score / length ** length_penalty:"
     )
     return f"{title}\n\n{common.fenced(common.tree(leaves, tokenizer))}"
 
