@@ -67,7 +67,7 @@ def finished_tree(num_beams, finished, tokenizer):
         leaves.append((text.tokens, note))
     title = (
         f"The finished candidates with num_beams={num_beams}, shared beginnings shown once; "
-        "an arrow names the highest score / length ** length_penalty:"
+        "an arrow marks the highest `score / length ** length_penalty`:"
     )
     return f"{title}\n\n{common.fenced(common.tree(leaves, tokenizer))}"
 
