@@ -339,16 +339,11 @@ def with_bars(text, tokenizer):
             lines += [line, line_bars]
             line = line_bars = ""
         if character != "\n":
-            line += visible(character)
-            line_bars += bar * columns(visible(character))
+            shown = visible(character)
+            is_wide = unicodedata.east_asian_width(character) in "WF"  # two columns of a terminal
+            line += shown
+            line_bars += bar * (2 if is_wide else len(shown))
     return lines
-
-
-def columns(string):
-    """How many columns of a terminal it takes: wide characters two, combining ones none."""
-    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in string)
-    combining = sum(unicodedata.category(character) in ("Mn", "Me") for character in string)
-    return len(string) + wide - combining
 
 
 def text_figures(texts):
@@ -392,16 +387,23 @@ def json_figures(texts, tokenizer):
     }
 
 
-def least_sure_step(model, prompt, tokens):
-    """Of the steps that wrote `tokens` after `prompt`, the one with the highest entropy.
+def least_sure_step(model, tokenizer):
+    """Of greedy's first 20 steps in the story, the one with the highest entropy.
 
-    Returns the number of tokens written before it, and its logits, float32 (vocabulary,).
+    Returns the text before that step, and the step's logits, float32 (vocabulary,).
     """
-    input_ids = torch.tensor([prompt + tokens[:-1]], device=model.device)
-    output = model(input_ids=input_ids, logits_to_keep=len(tokens))
-    logits = output.logits[0]  # (tokens, vocabulary)
-    index = int(entropy(logits.softmax(dim=-1)).argmax())
-    return index, logits[index]
+    text = Text()
+    context = Context(model, tokenizer(PROMPTS["hedgehog"]).input_ids)
+    highest = -1.0
+    while len(text.tokens) < 20 and not text.ended:
+        logits = step(context, [text])  # (1, vocabulary)
+        bits = float(entropy(logits.softmax(dim=-1)))
+        if bits > highest:
+            highest = bits
+            so_far = tokenizer.decode(text.tokens)
+            least_sure = logits[0]
+        append_tokens([text], logits.argmax(dim=-1), logits)
+    return so_far, least_sure
 
 
 def entropy(probs):

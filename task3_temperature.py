@@ -8,7 +8,6 @@ import torch
 
 import common
 from common import MAX_NEW_TOKENS, PROMPTS, Context, Text, append_tokens, draw, progress, step
-from task1_greedy import greedy
 
 TEMPERATURES = (0.001, 0.1, 0.5, 1.0, 10.0)
 
@@ -38,11 +37,9 @@ def sample(model, prompt, temperatures, generator, max_new_tokens=MAX_NEW_TOKENS
 
 def one_step(model, tokenizer):
     """What each temperature makes of the least sure of greedy's first 20 steps in the story."""
-    prompt = tokenizer(PROMPTS["hedgehog"]).input_ids
-    tokens = greedy(model, prompt, 20).tokens
-    count, logits = common.least_sure_step(model, prompt, tokens)
+    so_far, logits = common.least_sure_step(model, tokenizer)
     distributions = {f"T={t:g}": (logits / t).softmax(dim=-1) for t in TEMPERATURES}
-    return common.step_table(tokenizer.decode(tokens[:count]), distributions, tokenizer)
+    return common.step_table(so_far, distributions, tokenizer)
 
 
 def main():

@@ -8,7 +8,6 @@ import torch
 
 import common
 from common import MAX_NEW_TOKENS, PROMPTS, Context, Text, append_tokens, draw, progress, step
-from task1_greedy import greedy
 
 SETTINGS = ((1.0, 0.9), (1.0, 0.15), (0.5, 0.9), (0.5, 0.15))  # (temperature, top_p)
 
@@ -58,14 +57,12 @@ def sample(model, prompt, settings, generator, max_new_tokens=MAX_NEW_TOKENS):
 
 def one_step(model, tokenizer):
     """What each setting leaves of the least sure of greedy's first 20 steps in the story."""
-    prompt = tokenizer(PROMPTS["hedgehog"]).input_ids
-    tokens = greedy(model, prompt, 20).tokens
-    count, logits = common.least_sure_step(model, prompt, tokens)
+    so_far, logits = common.least_sure_step(model, tokenizer)
     distributions = {"T=1, no top_p": logits.softmax(dim=-1)}
     for temperature, top_p in SETTINGS:
         probs = (logits / temperature).softmax(dim=-1)
         distributions[f"T={temperature:g}, top_p={top_p:g}"] = nucleus(probs[None], top_p)[0]
-    return common.step_table(tokenizer.decode(tokens[:count]), distributions, tokenizer)
+    return common.step_table(so_far, distributions, tokenizer)
 
 
 def main():
