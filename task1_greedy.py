@@ -25,12 +25,12 @@ def greedy(model, prompt, max_new_tokens=MAX_NEW_TOKENS):
 
 def main():
     """Load, generate, print, write."""
-    args, model, tokenizer, report = common.start(__doc__)
+    args, model, tokenizer, report = common.start(__file__, __doc__)
     for name, input_text in PROMPTS.items():
         prompt = tokenizer(input_text).input_ids
         text = greedy(model, prompt, args.max_new_tokens)
-        report.add(common.section(name, {"greedy": [text]}, tokenizer))
-    report.write()
+        report.add_texts(name, {"greedy": text})
+    report.finish()
 
 
 if __name__ == "__main__":

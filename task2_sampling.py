@@ -33,13 +33,14 @@ def sample(model, prompt, count, generator, max_new_tokens=MAX_NEW_TOKENS):
 
 def main():
     """Load, generate, print, write."""
-    args, model, tokenizer, report = common.start(__doc__, default_samples=SAMPLES)
+    args, model, tokenizer, report = common.start(__file__, __doc__, draws=True)
     generator = torch.Generator().manual_seed(args.seed)
     for name, input_text in PROMPTS.items():
         prompt = tokenizer(input_text).input_ids
-        texts = sample(model, prompt, args.samples, generator, args.max_new_tokens)
-        report.add(common.section(name, {"sampling": texts}, tokenizer, shown=SAMPLES))
-    report.write()
+        texts = sample(model, prompt, SAMPLES, generator, args.max_new_tokens)
+        labelled = {f"sampling, text {number}": text for number, text in enumerate(texts, start=1)}
+        report.add_texts(name, labelled)
+    report.finish()
 
 
 if __name__ == "__main__":

@@ -35,28 +35,18 @@ def sample(model, prompt, temperatures, generator, max_new_tokens=MAX_NEW_TOKENS
     return texts
 
 
-def one_step(model, tokenizer):
-    """What each temperature makes of the least sure of greedy's first 20 steps in the story."""
-    so_far, logits = common.least_sure_step(model, tokenizer)
-    distributions = {f"T={t:g}": (logits / t).softmax(dim=-1) for t in TEMPERATURES}
-    return common.step_table(so_far, distributions, tokenizer)
-
-
 def main():
     """Load, generate, print, write."""
-    args, model, tokenizer, report = common.start(__doc__, default_samples=1)
-    report.add(one_step(model, tokenizer))
+    args, model, tokenizer, report = common.start(__file__, __doc__, draws=True)
+    logits = common.example_step(model, tokenizer)  # (vocabulary,)
+    distributions = {f"T={t:g}": (logits / t).softmax(dim=-1) for t in TEMPERATURES}
+    report.add(common.step_table(logits, distributions, tokenizer))
     generator = torch.Generator().manual_seed(args.seed)
     for name, input_text in PROMPTS.items():
         prompt = tokenizer(input_text).input_ids
-        temperatures = TEMPERATURES * args.samples  # each of them args.samples times
-        texts = sample(model, prompt, temperatures, generator, args.max_new_tokens)
-        groups = {}
-        for temperature in TEMPERATURES:
-            label = f"temperature={temperature}"
-            groups[label] = [text for text in texts if text.setting == temperature]
-        report.add(common.section(name, groups, tokenizer))
-    report.write()
+        texts = sample(model, prompt, TEMPERATURES, generator, args.max_new_tokens)
+        report.add_texts(name, {f"temperature={text.setting}": text for text in texts})
+    report.finish()
 
 
 if __name__ == "__main__":

@@ -15,15 +15,16 @@ SETTINGS = ((1.0, 0.9), (1.0, 0.15), (0.5, 0.9), (0.5, 0.15))  # (temperature, t
 def nucleus(probs, top_p):
     """Cut each distribution to its nucleus and renormalise it (Holtzman et al. 2020, eq. 3).
 
-    probs: float (rows, vocabulary), each row summing to 1. top_p: a number, or a tensor (rows, 1),
-    below 1. Returns a tensor like `probs`.
+    probs: float (rows, vocabulary), each row summing to 1. top_p: a number, or a tensor (rows, 1);
+    1 keeps everything. Returns a tensor like `probs`.
     """
     # The comments follow one row: 0.10, 0.50, 0.25, 0.15 with top_p = 0.85.
+    # (The clamp: float32's sum can pass 1 by rounding, and top_p = 1 would lose the last tokens.)
     ranked, tokens = probs.topk(min(1000, probs.shape[-1]))  # 0.50 0.25 0.15 0.10, tokens 1 2 3 0
-    cumulative = ranked.cumsum(dim=-1)  # 0.50 0.75 0.90 1.00
+    cumulative = ranked.cumsum(dim=-1).clamp(max=1)  # 0.50 0.75 0.90 1.00
     if (cumulative[:, -1:] <= top_p).any():  # rare: the nucleus may go on beyond these 1000
         ranked, tokens = probs.sort(dim=-1, descending=True)  # takes over ten times as long
-        cumulative = ranked.cumsum(dim=-1)
+        cumulative = ranked.cumsum(dim=-1).clamp(max=1)
     kept = cumulative <= top_p  # yes yes no no: 0.90 exceeds top_p
     kept[:, 0] = True  # the most probable token, even where it alone exceeds top_p
     ranked = ranked.where(kept, 0)  # 0.50 0.25 0 0
@@ -55,31 +56,26 @@ def sample(model, prompt, settings, generator, max_new_tokens=MAX_NEW_TOKENS):
     return texts
 
 
-def one_step(model, tokenizer):
-    """What each setting leaves of the least sure of greedy's first 20 steps in the story."""
-    so_far, logits = common.least_sure_step(model, tokenizer)
-    distributions = {"T=1, no top_p": logits.softmax(dim=-1)}
-    for temperature, top_p in SETTINGS:
-        probs = (logits / temperature).softmax(dim=-1)
-        distributions[f"T={temperature:g}, top_p={top_p:g}"] = nucleus(probs[None], top_p)[0]
-    return common.step_table(so_far, distributions, tokenizer)
+def label(temperature, top_p):
+    """What a setting is called in the report."""
+    return f"temperature={temperature:g}, top_p={top_p:g}"
 
 
 def main():
     """Load, generate, print, write."""
-    args, model, tokenizer, report = common.start(__doc__, default_samples=1)
-    report.add(one_step(model, tokenizer))
+    args, model, tokenizer, report = common.start(__file__, __doc__, draws=True)
+    logits = common.example_step(model, tokenizer)  # (vocabulary,)
+    distributions = {}
+    for temperature, top_p in SETTINGS:
+        probs = (logits / temperature).softmax(dim=-1)
+        distributions[label(temperature, top_p)] = nucleus(probs[None], top_p)[0]
+    report.add(common.step_table(logits, distributions, tokenizer))
     generator = torch.Generator().manual_seed(args.seed)
     for name, input_text in PROMPTS.items():
         prompt = tokenizer(input_text).input_ids
-        settings = SETTINGS * args.samples  # each of them args.samples times
-        texts = sample(model, prompt, settings, generator, args.max_new_tokens)
-        groups = {}
-        for temperature, top_p in SETTINGS:
-            label = f"temperature={temperature:g}, top_p={top_p:g}"
-            groups[label] = [text for text in texts if text.setting == (temperature, top_p)]
-        report.add(common.section(name, groups, tokenizer))
-    report.write()
+        texts = sample(model, prompt, SETTINGS, generator, args.max_new_tokens)
+        report.add_texts(name, {label(*text.setting): text for text in texts})
+    report.finish()
 
 
 if __name__ == "__main__":

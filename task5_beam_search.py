@@ -1,7 +1,7 @@
 """Task 5. Early-stopped beam search: carry on the num_beams most probable unfinished texts.
 
-The search stops when at least num_beams candidates have finished; at the limit the unfinished ones
-count as finished too.
+The search stops when at least num_beams candidates have finished, or at the limit. The best of the
+finished ones wins; where none has finished by the limit, the best of the unfinished ones.
 length_penalty enters only the last ranking, so one search serves all its values.
 """
 
@@ -9,10 +9,15 @@ import common
 from common import MAX_NEW_TOKENS, PROMPTS, Context, Text, progress, step
 
 SETTINGS = ((1, 1.0), (4, 1.0), (4, 0.5), (4, 2.0), (8, 1.0))  # (num_beams, length_penalty)
+TREE_LEGEND = (
+    "Below the texts, all candidates of a search as a tree: a beginning that several share stands "
+    "once. Of each its number of tokens n, its score, and the score divided by n^length_penalty; "
+    "an arrow marks the highest, which is chosen."
+)
 
 
 def beam_search(model, prompt, num_beams, max_new_tokens=MAX_NEW_TOKENS):
-    """Return the finished candidates, a list of `Text`; at the limit, the unfinished ones too.
+    """Return the finished candidates, a list of `Text`; if there is none, the unfinished ones.
 
     prompt: a list of token ids. The steps are those of the assignment, task 5.
     """
@@ -42,7 +47,7 @@ def beam_search(model, prompt, num_beams, max_new_tokens=MAX_NEW_TOKENS):
             return finished
 
         # Step 8: repeat step 5.
-    return finished + unfinished
+    return finished or unfinished
 
 
 def normalised_score(text, length_penalty):
@@ -55,26 +60,32 @@ def best(candidates, length_penalty):
     return max(candidates, key=lambda text: normalised_score(text, length_penalty))
 
 
-def finished_tree(num_beams, finished, tokenizer):
-    """All finished candidates of a search as a tree, with the settings that choose them."""
+def candidates_tree(num_beams, candidates, tokenizer):
+    """What a search has found, as a tree, with what each length_penalty makes of the scores."""
     penalties = [penalty for beams, penalty in SETTINGS if beams == num_beams]
     leaves = []
-    for text in sorted(finished, key=lambda text: text.score, reverse=True):
-        note = f"{len(text.tokens)} tokens, score {text.score:.3f}"
-        wins = [str(penalty) for penalty in penalties if best(finished, penalty) is text]
-        if wins:
-            note += f"  ← length_penalty={', '.join(wins)}"
+    for text in sorted(candidates, key=lambda text: text.score, reverse=True):
+        note = f"{len(text.tokens):8}{text.score:10.2f}"
+        for penalty in penalties:
+            arrow = "←" if text is best(candidates, penalty) else ""
+            note += f"{normalised_score(text, penalty):10.2g} {arrow:1}"
         leaves.append((text.tokens, note))
-    title = (
-        f"The finished candidates with num_beams={num_beams}, shared beginnings shown once; "
-        "an arrow marks the highest `score / length ** length_penalty`:"
-    )
-    return f"{title}\n\n{common.fenced(common.tree(leaves, tokenizer))}"
+    heads = "".join(f"{f'÷ n^{penalty}':>10}  " for penalty in penalties)
+    lines = [f"{'n tokens':>8}{'score':>10}{heads}".rjust(common.WIDTH)]
+    lines += common.tree(leaves, tokenizer)
+    if not candidates[0].ended:
+        what = f"none finished by the limit, so the {len(candidates)} unfinished ones"
+    elif len(candidates) < num_beams:
+        what = f"{len(candidates)} finished by the limit"
+    else:
+        what = f"{len(candidates)} finished"
+    return f"**Candidates with num_beams={num_beams}**: {what}\n\n{common.fenced(lines)}"
 
 
 def main():
     """Load, generate, print, write."""
-    args, model, tokenizer, report = common.start(__doc__)
+    args, model, tokenizer, report = common.start(__file__, __doc__)
+    report.add(TREE_LEGEND)
     for name, input_text in PROMPTS.items():
         prompt = tokenizer(input_text).input_ids
         searches = {}  # by num_beams, because one search serves all penalties
@@ -83,11 +94,11 @@ def main():
             if num_beams not in searches:
                 searches[num_beams] = beam_search(model, prompt, num_beams, args.max_new_tokens)
             label = f"num_beams={num_beams}, length_penalty={length_penalty}"
-            winners[label] = [best(searches[num_beams], length_penalty)]
-        report.add(common.section(name, winners, tokenizer))
-        for num_beams, finished in searches.items():
-            report.add(finished_tree(num_beams, finished, tokenizer))
-    report.write()
+            winners[label] = best(searches[num_beams], length_penalty)
+        report.add_texts(name, winners)
+        for num_beams, candidates in searches.items():
+            report.add(candidates_tree(num_beams, candidates, tokenizer))
+    report.finish()
 
 
 if __name__ == "__main__":
