@@ -460,10 +460,12 @@ def step_table(logits, distributions, tokenizer):
 
 
 def probability(probs, token):
-    """A token's probability: two significant digits, and a bar of five blocks for 1."""
-    digits = f"{probs[token]:.2g}"
-    if digits == "1" and (probs > 0).sum() > 1:  # another token can be drawn
-        digits = ">0.99"
+    """A token's probability: two significant digits, and a bar of at most five blocks."""
+    if probs[token] == 0:
+        return "0"
+    digits = f"{probs[token]:#.2g}"
+    if digits == "1.0":
+        digits = "1" if (probs > 0).sum() == 1 else ">0.99"
     blocks, eighths = divmod(round(40 * float(probs[token])), 8)
     return f"{digits} {'█' * blocks}{' ▏▎▍▌▋▊▉'[eighths]}".rstrip()
 
@@ -503,7 +505,7 @@ def tree(leaves, tokenizer, indent=""):
             piece = f"{piece[:half]} … {piece[-half:]}"
         line += piece
         if len(branch) == 1:
-            lines.append(line.ljust(WIDTH - len(note)) + note)
+            lines.append((line.ljust(WIDTH - len(note)) + note).rstrip())
         else:
             lines.append(line)
             rest = [(tokens[shared:], note) for tokens, note in branch]

@@ -62,24 +62,24 @@ def best(candidates, length_penalty):
 
 def candidates_tree(num_beams, candidates, tokenizer):
     """What a search has found, as a tree, with what each length_penalty makes of the scores."""
-    penalties = [penalty for beams, penalty in SETTINGS if beams == num_beams]
+    penalties = sorted(penalty for beams, penalty in SETTINGS if beams == num_beams)
     leaves = []
     for text in sorted(candidates, key=lambda text: text.score, reverse=True):
-        note = f"{len(text.tokens):8}{text.score:10.2f}"
+        note = f"{len(text.tokens):10}{text.score:10.2f}"
         for penalty in penalties:
-            arrow = "←" if text is best(candidates, penalty) else ""
-            note += f"{normalised_score(text, penalty):10.2g} {arrow:1}"
+            arrow = "←" if text is best(candidates, penalty) else " "
+            note += f"{normalised_score(text, penalty):10.2g} {arrow}"
         leaves.append((text.tokens, note))
     heads = "".join(f"{f'÷ n^{penalty}':>10}  " for penalty in penalties)
-    lines = [f"{'n tokens':>8}{'score':>10}{heads}".rjust(common.WIDTH)]
+    lines = [f"{'n':>10}{'score':>10}{heads}".rjust(common.WIDTH).rstrip()]
     lines += common.tree(leaves, tokenizer)
     if not candidates[0].ended:
-        what = f"none finished by the limit, so the {len(candidates)} unfinished ones"
+        count = f"none finished by the limit, {len(candidates)} unfinished"
     elif len(candidates) < num_beams:
-        what = f"{len(candidates)} finished by the limit"
+        count = f"{len(candidates)} finished by the limit"
     else:
-        what = f"{len(candidates)} finished"
-    return f"**Candidates with num_beams={num_beams}**: {what}\n\n{common.fenced(lines)}"
+        count = f"{len(candidates)} finished"
+    return f"**Candidates with num_beams={num_beams}**: {count}\n\n{common.fenced(lines)}"
 
 
 def main():

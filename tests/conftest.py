@@ -172,7 +172,7 @@ def run_script(copy, script, *arguments, **environment):
 def shown_texts(markdown):
     """How many texts a report shows, those that are named as the same as another included."""
     label = r"^(?:\*\*|<details><summary><b>).+?(?:\*\*|</b>): "
-    what = r"(?:\d+ tokens, (?:ended by EOS|cut at the limit)|the same text as )"
+    what = r"(?:\d+ tokens(?:, cut)?$|\d+ tokens(?:, cut)?</summary>|the same text as )"
     return len(re.findall(label + what, markdown, re.MULTILINE))
 
 

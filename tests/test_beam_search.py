@@ -19,8 +19,10 @@ EOS = tiny_eos(LETTERS)
 def literal(model, num_beams, limit):
     """The assignment's steps 2 to 8, slow and without a cache.
 
-    Returns the finished candidates (tokens, score), and whether num_beams candidates were
-    unfinished after every step (where not, generate(), which looks further, may differ).
+    Returns the finished candidates (tokens, score), at the limit the unfinished ones if none has
+    finished; and whether generate() must find the same. It need not if fewer than num_beams
+    candidates were unfinished after some step (it looks further), nor if some have finished in the
+    last step or before (it then counts the unfinished ones, too).
     """
 
     def continuations(tokens, score):
@@ -35,10 +37,10 @@ def literal(model, num_beams, limit):
         finished += [c for c in ranked[:num_beams] if c[0][-1] == EOS]
         unfinished = [c for c in ranked if c[0][-1] != EOS][:num_beams]
         full &= len(unfinished) == num_beams
-        if len(finished) >= num_beams:  # at the limit, too, the unfinished ones are then left out
-            return finished, full
         if len(ranked[0][0]) == limit:
-            return finished + unfinished, full
+            return finished or unfinished, full and not finished
+        if len(finished) >= num_beams:
+            return finished, full
 
 
 def parity_model(tiny, seed):
@@ -49,7 +51,7 @@ def parity_model(tiny, seed):
 def test_search_equals_the_assignment_and_generate(tiny, seed):
     model = parity_model(tiny, seed)
     for num_beams in (1, 2, 3, 4, 5, 8):
-        expected, full = literal(model, num_beams, 15)
+        expected, same_as_generate = literal(model, num_beams, 15)
         found = beam_search(model, ABC, num_beams, 15)
         assert sorted(t.tokens for t in found) == sorted(tokens for tokens, _ in expected)
         scores = {tuple(tokens): score for tokens, score in expected}
@@ -60,7 +62,7 @@ def test_search_equals_the_assignment_and_generate(tiny, seed):
         for penalty in (-1.0, 0.0, 0.5, 1.0, 2.0):
             winner = max(expected, key=lambda c: c[1] / len(c[0]) ** penalty)
             assert best(found, penalty).tokens == winner[0]
-            if full and num_beams > 1 and penalty > 0:
+            if same_as_generate and num_beams > 1 and penalty > 0:
                 settings = {"early_stopping": True, "length_penalty": penalty}
                 assert winner[0] == generated(
                     model, ABC, num_beams=num_beams, max_new_tokens=15, **settings
@@ -68,14 +70,12 @@ def test_search_equals_the_assignment_and_generate(tiny, seed):
 
 
 def test_models_of_the_parity_test_cover_the_cases(tiny):
-    """EOS inside the search, the limit, and full steps, where generate() must agree, all occur."""
-    endings, fulls = set(), set()
+    """EOS and the limit; searches in which generate() must agree, and in which it need not."""
+    cases = set()
     for seed in range(12):
-        expected, full = literal(parity_model(tiny, seed), 4, 15)
-        fulls.add(full)
-        endings |= {tokens[-1] == EOS for tokens, _ in expected}
-    assert endings == {True, False}
-    assert fulls == {True, False}
+        expected, same_as_generate = literal(parity_model(tiny, seed), 4, 15)
+        cases.add((expected[0][0][-1] == EOS, same_as_generate))
+    assert cases >= {(True, True), (True, False), (False, True)}
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -159,6 +159,24 @@ def test_the_search_stops_when_num_beams_have_finished(monkeypatch):
     found, read = scripted_search(monkeypatch, table, eos=3, num_beams=2, limit=9)
     assert [text.tokens for text in found] == [[0, 3], [1, 3]]  # no unfinished one beside them
     assert read == [[()], [(0,), (1,)]]
+
+
+def test_at_the_limit_the_winner_is_a_finished_one(monkeypatch):
+    """However much better an unfinished one, a loop for example, is."""
+    table = {
+        (): [0.5, 0.2, 0.0, 0.3],  # EOS: 0.3, rank 2
+        (0,): [0.9, 0.1, 0.0, 0.0],
+        (1,): [0.9, 0.1, 0.0, 0.0],
+        (0, 0): [0.9, 0.1, 0.0, 0.0],
+        (0, 1): [0.9, 0.1, 0.0, 0.0],
+        (1, 0): [0.9, 0.1, 0.0, 0.0],
+    }
+    found, read = scripted_search(monkeypatch, table, eos=3, num_beams=2, limit=3)
+    assert [text.tokens for text in found] == [[3]]
+    assert len(read) == 3
+    table[()] = [0.5, 0.4, 0.0, 0.1]
+    found, _ = scripted_search(monkeypatch, table, eos=3, num_beams=2, limit=3)
+    assert [text.tokens for text in found] == [[0, 0, 0], [1, 0, 0]]  # none has finished
 
 
 def test_a_larger_penalty_favours_the_longer_text():

@@ -8,6 +8,7 @@ import common
 from common import Context, Text, append_tokens, step
 from task1_greedy import greedy
 from task2_sampling import sample
+from task5_beam_search import beam_search
 
 ABC = [0, 1, 2]  # the prompt "abc"
 EOS = tiny_eos(LETTERS)
@@ -98,6 +99,32 @@ def test_a_text_that_was_left_out_is_refused(tiny):
         with pytest.raises(ValueError, match="after 2 steps"):
             step(context, texts)
     check_logits(step(context, [staying]), model, ABC, [staying])  # a refused step changes nothing
+
+
+@pytest.mark.parametrize("task", [greedy, lambda *args: beam_search(*args[:2], 2, args[2])])
+def test_a_model_that_gives_nan_is_refused(tiny, task):
+    """As a fault of MPS does in the middle of a text: argmax and topk would go on with token 0."""
+    model = tiny(scale=0.3)
+
+    def spoil(_module, _arguments, output):
+        if output.shape[1] == 1:  # a step, not the prefill
+            steps.append(output)
+        if len(steps) == 3:
+            output[-1, -1] = torch.nan
+
+    steps = []
+    model.lm_head.register_forward_hook(spoil)
+    with pytest.raises(ValueError, match="the model gave NaN.* on cpu"):
+        task(model, ABC, 9)
+    assert len(steps) == 3
+
+
+def test_no_gradients_are_kept(tiny):
+    context = Context(tiny(scale=0.3), ABC)
+    assert not context.cache.layers[0].keys.requires_grad
+    logits = step(context, [Text()])
+    assert not logits.requires_grad
+    logits[:, 0] = -torch.inf  # what every top-k in the wild does
 
 
 def test_log_probabilities_are_the_models_own(tiny):

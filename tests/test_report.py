@@ -1,18 +1,19 @@
-"""The report: figures, bars, trees, and texts that could break a page or act on a terminal."""
+"""The report: marks, tables, trees, and texts that could break a page or act on a terminal."""
 
 import argparse
+import json
+import math
 import re
 import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import generated, uncached
+from conftest import uncached
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import common
-import task3_temperature
 import task4_nucleus
 import task5_beam_search
 from common import Text
@@ -30,215 +31,248 @@ class Bytes:
         return b"".join(self.pieces[token] for token in tokens).decode(errors="replace")
 
 
-class Answers:
-    """A tokenizer whose token i is the i-th answer."""
-
-    def __init__(self, *answers):
-        self.answers = answers
-
-    def decode(self, tokens):
-        (token,) = tokens
-        return self.answers[token]
-
-
-def text(*tokens, logprobs=None):
-    return Text(tokens=list(tokens), logprobs=logprobs or [-1.0] * len(tokens))
-
-
-def test_figures_of_stories():
-    texts = [text(1, 2, 3, 4, 1, 2, 3, 4, EOS), text(1, 2, logprobs=[-4.0, -4.0])]
-    row = common.text_figures(texts)
-    assert row["different"] == "2 of 2"
-    assert row["ended by EOS"] == "1 of 2"
-    assert row["mean tokens"] == "6"  # 5.5
-    assert row["log-prob"] == "-1.55"  # (-9 - 8) / 11
-    assert common.text_figures([texts[0]] * 2)["different"] == "1 of 2"
-    assert common.repeated(texts) == "16.7%"  # one of six runs, and a text without any
-    assert common.repeated(texts[1:]) == "0.0%"
+def text(*tokens, doubts=None):
+    """A text, with the model's doubt about each token."""
+    doubts = doubts or [0.5] * len(tokens)
+    return Text(tokens=list(tokens), logprobs=[math.log(1 - min(d, 0.9999)) for d in doubts])
 
 
 RIGHT = '{"contractor": "Mike", "sum": 100.50, "currency": "RUB"}'
 
 
 @pytest.mark.parametrize(
-    ("answer", "parses", "right"),
+    ("answer", "verdict"),
     [
-        (RIGHT, 1, 1),
-        ('{"sum": 100.5, "currency": "RUB", "contractor": "Mike"}', 1, 1),
-        ('{"contractor": "Mike", "sum": "100.5", "currency": "RUB"}', 1, 0),
-        ('{"contractor": "Mike"}', 1, 0),
-        ("[1]", 1, 0),
-        (f"```json\n{RIGHT}\n```", 0, 0),
-        ("[" * 100_000 + "]" * 100_000, 0, 0),
-        ("Sure! {", 0, 0),
+        (RIGHT, "right"),
+        ('{"sum": 100.5, "currency": "RUB", "contractor": "Mike"}', "right"),
+        ('{"contractor": "Mike", "sum": "100.5", "currency": "RUB"}', "wrong"),
+        ('{"contractor": "Mike"}', "wrong"),
+        ("[1]", "wrong"),
+        (f"```json\n{RIGHT}\n```", "not valid"),
+        ("[" * 100_000 + "]" * 100_000, "not valid"),
+        ("Sure! {", "not valid"),
     ],
 )
-def test_what_parses_and_what_is_right(answer, parses, right):
-    row = common.json_figures([text(0, EOS)], Answers(answer))
-    assert row["parse"] == f"{parses} of 1"
-    assert row["right"] == f"{right} of 1"
+def test_what_is_valid_and_what_is_right(answer, verdict):
+    tokenizer = Bytes(answer.encode())
+    assert common.verdict(text(0, EOS), tokenizer) == verdict
+    assert common.verdict(text(0), tokenizer) == verdict  # cut at the limit
 
 
-def test_the_commonest_json():
-    string = '{"sum": "100,5 ₽"}'
-    tokenizer = Answers('{"b": 1, "a": 2}', "no", '{"a": 2, "b": 1}', string)
-    row = common.json_figures([text(i, EOS) for i in (3, 0, 1, 2)], tokenizer)
-    assert (
-        row["commonest that parses (count)"] == '`{"a": 2, "b": 1}` (2)'
-    )  # whatever the keys' order
-    row = common.json_figures([text(3, EOS)], tokenizer)
-    assert row["commonest that parses (count)"] == f"`{string}` (1)"  # a string shows as one
-    row = common.json_figures([text(1, EOS)], tokenizer)
-    assert row["commonest that parses (count)"] == "none"
+@pytest.mark.parametrize(
+    ("doubt", "mark"),
+    [(0, " "), (0.062, " "), (0.063, "▁"), (0.5, "▄"), (0.937, "▇"), (0.938, "█")],
+)
+def test_the_mark_of_a_doubt(doubt, mark):
+    assert common.mark(doubt) == mark
 
 
-def test_the_answer_of_a_text_cut_at_the_limit():
-    assert common.json_figures([text(0)], Answers("[1]"))["parse"] == "1 of 1"
-
-
-def test_bars_stand_below_the_characters_of_their_tokens():
+def test_marks_stand_below_the_characters_of_their_tokens():
     tokenizer = Bytes(b'{"a', b"\n", b"}")
-    lines = common.with_bars(text(0, 1, 2, EOS, logprobs=[0.0, -1.0, -0.7, -100.0]), tokenizer)
-    assert lines == ['{"a', "███", "}<|im_end|>", "▄▁▁▁▁▁▁▁▁▁▁"]
+    lines = common.with_marks(text(0, 1, 2, EOS, doubts=[0.5, 0.2, 0, 1]), tokenizer)
+    assert lines == ['{"a', "▄▄▄", "}<|im_end|>", " ██████████"]
 
 
-def test_bars_of_half_and_wide_characters():
+def test_a_line_of_marks_is_left_out_where_there_is_no_doubt_and_a_line_of_the_text_stays():
+    tokenizer = Bytes(b"ab", b"\n\n", b"c d")
+    lines = common.with_marks(text(0, 1, 2, doubts=[0.0, 1, 0.3]), tokenizer)
+    assert lines == ["ab", "", "c d", "▂▂▂"]
+
+
+def test_marks_of_half_characters_and_of_escapes():
     half_e, other_half = "é".encode()[:1], "é".encode()[1:]
     tokenizer = Bytes(half_e, other_half, b"a")
-    lines = common.with_bars(text(0, 1, 2, logprobs=[-100.0, 0.0, 0.0]), tokenizer)
-    assert lines == ["éa", "▁█"]  # of two tokens in one character, the first counts
-    lines = common.with_bars(text(0, 1, logprobs=[0.0, -100.0]), Bytes("猫".encode(), b"a"))
-    assert lines == ["猫a", "██▁"]  # two columns wide
-    lines = common.with_bars(text(0, 1, logprobs=[0.0, -100.0]), Bytes(b"\t", b"a"))
-    assert lines == ["\\ta", "██▁"]  # a tab is shown as what it is
+    lines = common.with_marks(text(0, 1, 2, doubts=[1, 0.5, 0.5]), tokenizer)
+    assert lines == ["éa", "█▄"]  # of two tokens in one character, the first counts
+    lines = common.with_marks(text(0, 1, doubts=[1, 0.5]), Bytes(b"\t", b"a"))
+    assert lines == ["\\ta", "██▄"]  # a tab is shown as what it is
 
 
-def test_bars_of_a_text_that_a_token_shortens():
+def test_marks_of_a_text_that_a_token_shortens():
     tidying = SimpleNamespace(decode=lambda tokens: "a ." if len(tokens) == 1 else "a.")
-    assert common.with_bars(text(0, 1, logprobs=[0.0, -100.0]), tidying) == ["a.", "██"]
+    assert common.with_marks(text(0, 1, doubts=[1, 0]), tidying) == ["a.", "██"]
 
 
-def test_bars_of_long_lines_are_wrapped():
-    lines = common.with_bars(text(0, 0, logprobs=[0.0, -100.0]), Bytes(b"x" * 80))
-    assert lines == ["x" * 100, "█" * 80 + "▁" * 20, "x" * 60, "▁" * 60]
+def test_marks_follow_their_text_where_it_is_wrapped():
+    lines = common.with_marks(text(0, 0, doubts=[1, 0.5]), Bytes(b"x" * 80))
+    assert lines == ["x" * 90, "█" * 80 + "▄" * 10, "x" * 70, "▄" * 70]
+    lines = common.with_marks(text(0, 1, doubts=[1, 0.5]), Bytes(b"x" * 80 + b" ", b"y" * 20))
+    assert lines == ["x" * 80, "█" * 80, "y" * 20, "▄" * 20]  # the space at the break is not shown
+
+
+def test_a_storys_doubt_from_beginning_to_end():
+    marks = common.doubt_line(text(*range(60), doubts=[1] * 20 + [0.5] * 20 + [0] * 20))
+    assert marks == "█" * 10 + "▄" * 10 + "▁" * 10
+    for count in (31, 100, 1000):
+        assert len(common.doubt_line(text(*range(count)))) == 30
+    assert common.doubt_line(text(1, 2, EOS, doubts=[1, 0.5, 0])) == "█▄▁"  # a refusal is short
 
 
 def test_stories_are_wrapped_and_folded():
     words = ("word " * 100).encode()
     shown = common.show("greedy", text(*[0] * 61), Bytes(words, b"\n"))
-    assert shown.startswith(
-        "<details><summary><b>greedy</b>: 61 tokens, cut at the limit</summary>"
-    )
-    assert max(len(line) for line in shown.split("\n")) <= 100
+    assert shown.startswith("<details><summary><b>greedy</b>: 61 tokens, cut</summary>")
+    assert max(len(line) for line in shown.split("\n")) <= 90
     assert shown.count("word") == 6100
     shown = common.show("greedy", text(*[0, 1] * 31), Bytes(b"a", b"\n"))
     assert shown.count("\na") == 31  # line breaks stay
+    shown = common.show("greedy", text(*[0] * 60, EOS), Bytes(b"a"))
+    assert "<b>greedy</b>: 61 tokens</summary>" in shown
 
 
-def test_the_same_text_is_named_not_repeated():
-    tokenizer = Bytes(b"a", b"b")
-    groups = {"x": [text(0, EOS)], "y": [text(1, EOS)], "z": [text(0, EOS)]}
-    shown = common.section("hedgehog", groups, tokenizer)
-    assert "**z**: the same text as x." in shown
-    assert shown.count("```text") == 2
-    shown = common.section("hedgehog", {"x": [text(0), text(1), text(0)]}, tokenizer, shown=3)
-    assert "**x, text 3**: the same text as x, text 1." in shown
-    assert common.section("hedgehog", {"x": [text(0), text(1)]}, tokenizer).count("```text") == 1
+@pytest.fixture
+def report(tmp_path, monkeypatch, capsys):
+    """A function that makes a report of a script."""
+    monkeypatch.setattr(common, "OUTPUTS", tmp_path)
+    args = argparse.Namespace(model="x", max_new_tokens=1000)
+    model = SimpleNamespace(device=torch.device("cpu"))
+    return lambda tokenizer: common.Report("/elsewhere/task9.py", args, model, tokenizer)
 
 
-def test_tree_of_finished_candidates():
-    tokenizer = Bytes(b"a", b"b\n", b"c", b"d" * 60, "猫".encode()[:1])
-    leaves = [((0, 1, 2, EOS), "1"), ((0, 1, 3, EOS), "2"), ((0, 1, 3, 0, EOS), "3"), ((4,), "4")]
-    assert common.tree(leaves, tokenizer) == [
-        "├─ ab⏎",
-        "│  ├─ c<|im_end|>   1",
-        "│  └─ " + "d" * 22 + " … " + "d" * 19,
-        "│     ├─ <|im_end|>   2",
-        "│     └─ a<|im_end|>   3",
-        "└─ \ufffd   4",
+def test_the_same_text_is_named_not_repeated(report):
+    made = report(Bytes(b"a", b"b"))
+    made.add_texts("hedgehog", {"x": text(0, EOS), "y": text(1, EOS), "z": text(0, EOS)})
+    assert "**z**: the same text as x.\n" in made.markdown
+    assert made.markdown.count("```text") == 2
+
+
+def test_the_table_at_a_glance(report, tmp_path):
+    made = report(Bytes(b"a", RIGHT.encode()))
+    made.add_texts("hedgehog", {"x": text(0, EOS, doubts=[1, 0]), "y|z": text(0, doubts=[0.5])})
+    made.add_texts("json", {"x": text(1, EOS), "y|z": text(0)})
+    made.finish()
+    glance = made.markdown.partition("### At a glance\n\n")[2]
+    assert glance.split("\n") == [
+        "| setting | story | its doubt, from beginning to end | JSON |",
+        "| --- | --- | --- | --- |",
+        "| x | 2 tokens | `█▁` | right |",
+        "| y|z | 1 tokens, cut | `▄` | not valid |",
+        "",
+        "",
     ]
+    assert (tmp_path / "task9.md").read_text(encoding="utf-8") == made.markdown
 
 
-def test_the_tree_names_what_the_penalties_choose(tiny, tiny_folder):
-    model, tokenizer = common.load(tiny_folder(2, letters=None, scale=0.2))
-    prompt = tokenizer("abc").input_ids
-    for num_beams in (1, 4, 8):
-        found = task5_beam_search.beam_search(model, prompt, num_beams, 12)
-        shown = task5_beam_search.finished_tree(num_beams, found, tokenizer)
-        penalties = [p for beams, p in task5_beam_search.SETTINGS if beams == num_beams]
-        chosen = re.findall(r"tokens, score (\S+)  ← length_penalty=(.*)$", shown, re.MULTILINE)
-        assert sum(len(names.split(", ")) for _, names in chosen) == len(penalties)
-        for score, names in chosen:
-            for penalty in map(float, names.split(", ")):
-                assert score == f"{task5_beam_search.best(found, penalty).score:.3f}"
-        assert shown.count(" tokens, score ") == len(found)
+def test_tree_of_candidates():
+    tokenizer = Bytes(b"a", b"b\n", b"c", b"d" * 60, "猫".encode()[:1], b"e" * 99)
+    leaves = [((0, 1, 2, EOS), "1"), ((0, 1, 3, EOS), "2"), ((0, 1, 3, 0, EOS), "3"), ((4,), "4")]
+    lines = common.tree(leaves, tokenizer)
+    assert [line.rstrip("1234").rstrip() for line in lines] == [
+        "├─ ab⏎",
+        "│  ├─ c<|im_end|>",
+        "│  └─ " + "d" * 60,
+        "│     ├─ <|im_end|>",
+        "│     └─ a<|im_end|>",
+        "└─ \ufffd",
+    ]
+    assert [line[89:] for line in lines] == ["", "1", "", "2", "3", "4"]  # notes at the page's edge
+    (line,) = common.tree([((5,), "a note")], tokenizer)
+    assert len(line) == 90 and line.endswith("e  a note") and " … " in line  # the piece gives way
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_the_least_sure_step(tiny_folder, seed):
-    model, tokenizer = common.load(tiny_folder(seed, letters=None, scale=0.2))
-    prompt = tokenizer(common.PROMPTS["hedgehog"]).input_ids
-    tokens = generated(model, prompt, max_new_tokens=20)
-    entropies = []
-    for count in range(len(tokens)):
-        probs = uncached(model, prompt, tokens[:count]).softmax(-1)
-        entropies.append(float(-(probs * probs.log2()).sum()))
-    count = entropies.index(max(entropies))
-    so_far, logits = common.least_sure_step(model, tokenizer)
-    assert so_far == tokenizer.decode(tokens[:count])
-    torch.testing.assert_close(logits, uncached(model, prompt, tokens[:count]))
-    for task in (task3_temperature, task4_nucleus):  # both show it
-        where = f"least sure: after {common.code(so_far)}." if so_far else "least sure: the first."
-        assert where in task.one_step(model, tokenizer)
+@pytest.mark.parametrize(
+    ("limit", "what"), [(3, "unfinished"), (4, "by the limit"), (30, "finished")]
+)
+def test_the_tree_shows_why_a_penalty_chose(tiny_folder, limit, what):
+    """Its columns, computed anew; the arrows stand at what `best` chooses."""
+    seen = False
+    for seed in range(6):
+        model, tokenizer = common.load(tiny_folder(seed, letters=None, scale=0.2))
+        prompt = tokenizer("abc").input_ids
+        for num_beams in (1, 4, 8):
+            found = task5_beam_search.beam_search(model, prompt, num_beams, limit)
+            shown = task5_beam_search.candidates_tree(num_beams, found, tokenizer)
+            penalties = [p for beams, p in task5_beam_search.SETTINGS if beams == num_beams]
+            title, _, fence = shown.partition("\n\n")
+            seen |= what in title
+            ended = sum(t.ended for t in found)
+            assert ("unfinished" in title) == (ended == 0)
+            assert ("by the limit" in title) == (ended < num_beams)
+            heads = re.findall(r"÷ n\^(\S+)", fence)
+            assert sorted(map(float, heads)) == sorted(penalties)
+            notes = re.findall(
+                r" (\d+) +(-\d+\.\d\d)((?: +-[\d.e-]+(?: ←)?)+)$", fence, re.MULTILINE
+            )
+            assert len(notes) == len(found)
+            expected = []
+            for candidate in found:
+                cells = []
+                for penalty in map(float, heads):
+                    cell = f"{candidate.score / len(candidate.tokens) ** penalty:.2g}"
+                    chosen = candidate is task5_beam_search.best(found, penalty)
+                    cells += [cell, "←"] if chosen else [cell]
+                expected.append((str(len(candidate.tokens)), f"{candidate.score:.2f}", cells))
+            assert sorted((n, score, cells.split()) for n, score, cells in notes) == sorted(
+                expected
+            )
+            assert max(len(line) for line in fence.split("\n")) <= 90
+    assert seen, "no search ended so: the test shows nothing"
+
+
+def test_the_step_that_is_shown(tiny_folder):
+    model, tokenizer = common.load(tiny_folder(3, letters=None, scale=0.2))
+    prompt = tokenizer(common.PROMPTS["hedgehog"] + common.BEGINNING).input_ids
+    torch.testing.assert_close(common.example_step(model, tokenizer), uncached(model, prompt, []))
 
 
 def test_one_step_under_every_setting():
-    logits = torch.tensor([0.45, 0.25, 0.14, 0.08, 0.05, 0.03]).log()
+    logits = torch.tensor([0.14, 0.25, 0.45, 0.08, 0.05, 0.03, 1e-9]).log()
     tokenizer = SimpleNamespace(decode=lambda token: f" {token}|")
-    distributions = {"T=1": logits.softmax(-1), "T=0.5": (logits / 0.5).softmax(-1)}
-    distributions["top_p=0.9"] = task4_nucleus.nucleus(logits.softmax(-1)[None], 0.9)[0]
-    rows = common.step_table("so far", distributions, tokenizer).split("\n")
-    assert "after `so far`" in rows[2]
-    assert rows[4] == "| next token | T=1 | T=0.5 | top_p=0.9 |"
-    assert rows[6] == "| ` 0\\|` | 0.450 ████ | 0.688 ███████ | 0.536 █████ |"
-    assert rows[9].endswith("| 0.080 █ | 0.022 | 0 |")
-    assert rows[12] == "| entropy | 2.07 bits | 1.31 bits | 1.43 bits |"
-    assert rows[13] == "| tokens above 0 | 6 | 6 | 3 |"
-    assert "least sure: the first." in common.step_table("", distributions, tokenizer)
+    probs = logits.softmax(-1)
+    distributions = {"T=1": probs, "T=0.1": (logits / 0.1).softmax(-1)}
+    distributions["top_p=0.9"] = task4_nucleus.nucleus(probs[None], 0.9)[0]
+    distributions["top_p=0.15"] = task4_nucleus.nucleus(probs[None], 0.15)[0]
+    rows = common.step_table(logits, distributions, tokenizer).split("\n")
+    assert f"`{common.BEGINNING}`" in rows[2]
+    assert rows[4:] == [
+        "| next token | T=1 | T=0.1 | top_p=0.9 | top_p=0.15 |",
+        "| --- | --- | --- | --- | --- |",
+        "| ` 2\\|` | 0.45 ██▎ | >0.99 █████ | 0.54 ██▋ | 1 █████ |",
+        "| ` 1\\|` | 0.25 █▎ | 0.0028 | 0.30 █▌ | 0 |",
+        "| ` 0\\|` | 0.14 ▊ | 8.5e-06 | 0.17 ▉ | 0 |",
+        "| ` 3\\|` | 0.080 ▍ | 3.1e-08 | 0 | 0 |",
+        "| ` 4\\|` | 0.050 ▎ | 2.9e-10 | 0 | 0 |",
+        "| ` 5\\|` | 0.030 ▏ | 1.7e-12 | 0 | 0 |",
+        "| entropy | 2.07 bits | 0.03 bits | 1.43 bits | 0.00 bits |",
+        "| tokens that can be drawn | 7 | 6 | 3 | 1 |",
+    ]
 
 
 @settings(deadline=None, max_examples=300)
-@given(st.text() | st.text("`~<|>\n\r\x1b\u202e\u2066\x00\x9b\ud800猫e\u0301"))
+@given(st.text() | st.text("`~<|>\n\r\x1b\u202e\u2066\x00\x9b\ud800猫e\u0301 "))
 def test_wild_texts(wild):
     seen = common.visible(wild)
     assert all(c.isprintable() or c == "\n" for c in seen)
     seen.encode()
     tokenizer = SimpleNamespace(decode=lambda _tokens: wild)
-    for length in (1, 100):  # open with bars, and folded
-        shown = common.show("x", text(*[1] * length), tokenizer)
+    for length in (1, 100):  # open with marks (here without doubt, so none), and folded
+        shown = common.show("x", text(*[1] * length, doubts=[0] * length), tokenizer)
         fence = re.search(r"^(`{3,})text\n", shown, re.MULTILINE)[1]
         body = shown.partition(f"{fence}text\n")[2].rpartition(f"\n{fence}")[0]
         assert fence not in body
-        lines = body.split("\n")[:: 2 if length == 1 else 1]
-        # Nothing is lost; the folded text is only wrapped at spaces.
-        assert "".join(lines).replace(" ", "") == seen.replace("\n", "").replace(" ", "")
+        # Nothing is lost; the text is only wrapped, at spaces if it can be.
+        assert re.sub(r"[ \n]", "", body) == re.sub(r"[ \n]", "", seen)
+        assert max(len(line) for line in body.split("\n")) <= 90
     cell = common.code(wild)
     assert cell[0] == cell[-1] == "`"
     assert not set(cell[1:-1].replace("\\|", "")) & set("|\n\t`")
 
 
-def test_a_console_that_lacks_characters_and_a_notebooks_output(monkeypatch):
+def test_a_console_that_lacks_characters_and_a_notebooks_output(monkeypatch, report):
     written = []
 
     def output(encoding):
         return SimpleNamespace(encoding=encoding, write=written.append, flush=lambda: None)
 
-    args = argparse.Namespace(model="x", max_new_tokens=1000)
     for encoding in ("ascii", "cp1251", None, "UTF-8"):
         monkeypatch.setattr(sys, "stdout", output(encoding))
-        report = common.Report(args, torch.device("cpu"))
-        report.add("█ ёж")
-        assert "█ ёж" in report.markdown
+        made = report(None)
+        made.add("█ ёж")
+        assert "█ ёж" in made.markdown
     assert "\\u2588 \\u0451\\u0436\n\n" in written
     assert "\\u2588 ёж\n\n" in written
     assert written.count("█ ёж\n\n") == 2
+
+
+def test_the_legend_names_the_right_answer():
+    assert json.loads(re.search(r"`({.*?})`", common.LEGEND)[1]) == json.loads(RIGHT)

@@ -180,6 +180,19 @@ def test_nucleus_on_the_example_of_its_comments():
     torch.testing.assert_close(nucleus(row, 0.85), torch.tensor([[0, 2 / 3, 1 / 3, 0]]))
 
 
+@settings(deadline=None, max_examples=150)
+@given(distributions())
+def test_top_p_of_1_keeps_everything(probs):
+    """As a number, and as one row's among others. A float32 running sum may pass 1 before its end."""
+    torch.testing.assert_close(nucleus(probs, 1.0), probs)
+    assert torch.equal(nucleus(probs, 1.0) > 0, probs > 0)
+    top_p = torch.full((len(probs), 1), 0.5)
+    top_p[-1] = 1.0
+    torch.testing.assert_close(nucleus(probs, top_p)[-1], probs[-1])
+    others = nucleus(probs, top_p)[:-1].sort().values  # of equal ones, others may be kept
+    torch.testing.assert_close(others, nucleus(probs[:-1], 0.5).sort().values)
+
+
 def test_nucleus_on_known_rows():
     def kept(row, top_p):
         return (nucleus(torch.tensor([row], dtype=torch.float64), top_p) > 0)[0].tolist()

@@ -1,14 +1,22 @@
 """Each script as its user runs it."""
 
+import os
 import re
 import runpy
+import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 from conftest import ROOT, TEXTS, run_script, script_process, shown_texts
 
 import common
+import task1_greedy
+import task2_sampling
+import task3_temperature
+import task4_nucleus
+import task5_beam_search
 
 SCRIPTS = sorted(path.stem for path in ROOT.glob("task*.py"))
 
@@ -49,21 +57,56 @@ def test_script(copy, script):
     first, _, _ = done.stdout.partition("\n")
     assert first.startswith("Model `tiny` on ") and "at most 12 tokens a text" in first
     assert ("seed 0" in first) == (script[4] in "234")
+    assert done.stdout.rpartition("### ")[2].startswith("At a glance\n")
     assert folder not in done.stdout
     assert list(output(copy, script).parent.glob(".*")) == []
 
 
-@pytest.mark.parametrize("script", ["task2_sampling", "task3_temperature", "task4_nucleus"])
-def test_samples_are_counted(run_here, tiny_folder, script):
-    folder = tiny_folder(scale=0.3, letters=None)
-    options = ["--max-new-tokens", "3", "--samples", "23", "--seed", "5"]
-    shown = run_here(script, "--model", folder, *options).stdout
-    assert "seed 5, texts per setting: 23" in shown
-    assert shown_texts(shown) == TEXTS[script]  # the others only count
-    rows = re.findall(r"^\| (?:sampling|temperature=[^|]*) \| (\d+) of 23 \|", shown, re.MULTILINE)
-    assert len(rows) == {"2": 2, "3": 10, "4": 8}[script[4]]
-    if script == "task3_temperature":  # each setting has its own texts: all alike, all different
-        assert rows[0] == rows[5] == "1" and rows[4] == rows[9] == "23"
+def expected_texts(script, model, prompt, generator, limit):
+    """{label of a setting: its text}, by the task's function. A label is made of the setting."""
+    if script == "task1_greedy":
+        return {"greedy": task1_greedy.greedy(model, prompt, limit)}
+    if script == "task2_sampling":
+        texts = task2_sampling.sample(model, prompt, 3, generator, limit)
+        return {f"sampling, text {i + 1}": texts[i] for i in range(3)}
+    if script == "task3_temperature":
+        temperatures = (0.001, 0.1, 0.5, 1.0, 10.0)
+        texts = task3_temperature.sample(model, prompt, temperatures, generator, limit)
+        return {f"temperature={text.setting}": text for text in texts}
+    if script == "task4_nucleus":
+        settings = ((1.0, 0.9), (1.0, 0.15), (0.5, 0.9), (0.5, 0.15))
+        texts = task4_nucleus.sample(model, prompt, settings, generator, limit)
+        return {"temperature={:g}, top_p={}".format(*text.setting): text for text in texts}
+    winners = {}
+    for num_beams, length_penalty in ((1, 1.0), (4, 1.0), (4, 0.5), (4, 2.0), (8, 1.0)):
+        found = task5_beam_search.beam_search(model, prompt, num_beams, limit)
+        label = f"num_beams={num_beams}, length_penalty={length_penalty}"
+        winners[label] = task5_beam_search.best(found, length_penalty)
+    return winners
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_each_label_shows_the_text_of_its_own_setting(run_here, tiny_folder, script):
+    folder = tiny_folder(4, scale=0.2, letters=None)
+    model, tokenizer = common.load(folder)
+    options = ["--seed", "5"] if script[4] in "234" else []
+    shown = run_here(script, "--model", folder, "--max-new-tokens", "25", *options).stdout
+    generator = torch.Generator().manual_seed(5)
+    for name, input_text in common.PROMPTS.items():
+        prompt = tokenizer(input_text).input_ids
+        texts = expected_texts(script, model, prompt, generator, 25)
+        assert len(texts) * 2 == TEXTS[script]
+        section = shown.partition(f"### Prompt `{name}`\n\n")[2]
+        first_labels = {}
+        for label, text in texts.items():
+            first_label = first_labels.setdefault(tuple(text.tokens), label)
+            if first_label == label:
+                piece = common.show(label, text, tokenizer)
+            else:
+                piece = f"**{label}**: the same text as {first_label}."
+            assert section.startswith(piece + "\n\n")
+            section = section.removeprefix(piece + "\n\n")
+        assert script == "task1_greedy" or len(first_labels) > 1, "the test shows nothing"
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -72,13 +115,13 @@ def test_help(run_here, script):
     assert (done.returncode, done.written) == (0, "before")
     assert "--max-new-tokens" in done.stdout
     sampled = script[4] in "234"
-    assert ("--seed" in done.stdout) == ("--samples" in done.stdout) == sampled
+    assert ("--seed" in done.stdout) == sampled
+    assert "None" not in done.stdout
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--samples", "0"],
         ["--max-new-tokens", "0"],
         ["--seed", "x"],
         ["--seed", str(2**32)],
@@ -86,6 +129,7 @@ def test_help(run_here, script):
         ["--model", "no/such/folder/anywhere"],
         ["--model", "outputs"],
         ["--model", ""],
+        ["--device", "nonsense"],
         ["--nonsense"],
     ],
 )
@@ -154,6 +198,21 @@ def test_the_bar_shows_on_a_terminal_only(run_here, tiny_folder, monkeypatch):
     assert "steps/s" not in run_here("task2_sampling", *options).stderr
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     assert re.search(r"\d+/200 \[.* steps/s\]", run_here("task2_sampling", *options).stderr)
+
+
+def test_the_output_is_named_after_the_script_however_it_is_started(copy):
+    """`import task1_greedy; task1_greedy.main()` has no script in sys.argv."""
+    program = "import sys, task1_greedy; sys.argv[1:] = ['--model', 'tiny']; task1_greedy.main()"
+    options = ["--max-new-tokens", "5"]
+    program = program.replace("'tiny'", "'tiny', " + ", ".join(map(repr, options)))
+    environment = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONUTF8": "1"}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(
+        command, cwd=copy, env=os.environ | environment, capture_output=True, check=False, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert output(copy, "task1_greedy").read_text(encoding="utf-8") == done.stdout
+    assert not output(copy, "-c").exists()
 
 
 def test_scripts_never_call_generate():
