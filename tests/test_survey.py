@@ -81,7 +81,7 @@ def test_the_survey_has_a_row_per_setting_with_its_own_texts(
     assert (tmp_path / "survey.md").read_text(encoding="utf-8") == stdout
     assert stdout.startswith("Model `") and "\n\n7 texts per setting and prompt.\n\n" in stdout
     rows = re.findall(
-        r"^\| (temperature=.*?) \| (\d+) \| .* \| (\d+) \| \d+ \| \d+ \|$", stdout, re.M
+        r"^\| (temperature=.*?) \| (\d+) \| .* \| (\d+) \| \d+ \| \d+ \|$", stdout, re.MULTILINE
     )
     assert [label for label, _, _ in rows] == [
         "temperature=0.001",
