@@ -67,18 +67,16 @@ class Context:
 def step(context, texts):
     """Return the logits of the token after each text, float32 (texts, vocabulary).
 
-    `texts` are those that go on. Whoever is missing has ended, and its row of the cache is dropped;
-    texts that were `extended` from the same one get a copy of its row each. All are equally long,
-    so there is no padding, and no attention mask is needed.
+    `texts` are those that go on. The row of a text that is missing is dropped from the cache; texts
+    that were `extended` from the same one get a copy of its row each. All are equally long, so
+    there is no padding, and no attention mask is needed.
 
     ValueError for a text that an earlier step left out, and where the model gives NaN. (A text
     that was `extended` from one left out is as wrong, but is not noticed.)
     """
-    if any(len(text.tokens) != context.steps for text in texts):
-        raise ValueError(
-            f"after {context.steps} steps, a text without {context.steps} tokens: "
-            "one that was left out of a step can't come back"
-        )
+    count = context.steps
+    if any(len(text.tokens) != count for text in texts):
+        raise ValueError(f"no {count} tokens after {count} steps: a text left out can't come back")
     context.steps += 1
 
     device = context.model.device
@@ -246,11 +244,10 @@ LEGEND = (
 
 
 def start(script, description, draws=False):
-    """What every script begins with: its arguments, the model, the tokenizer and the report.
+    """What every script begins with. Returns (args, model, tokenizer, report).
 
-    script: the script's `__file__`. draws: whether it draws at random, and so takes a seed.
-    Returns (args, model, tokenizer, report). A wrong argument, and a model that can't be loaded,
-    end the script with exit code 2.
+    script: its `__file__`. draws: whether it draws at random, and so takes a seed. A wrong
+    argument, and a model that can't be loaded, end it with one message and exit code 2.
     """
     parser = argparse.ArgumentParser(
         prog=Path(script).name,
@@ -259,10 +256,10 @@ def start(script, description, draws=False):
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--model", default=MODEL_ID, help="Hugging Face Hub id or local folder")
-    device_help = "cpu, cuda, mps, …; auto: an accelerator if there is one"
-    parser.add_argument("--device", default="auto", help=device_help)
-    limit_help = "the limit of a text, in generated tokens"
-    parser.add_argument("--max-new-tokens", type=int, default=MAX_NEW_TOKENS, help=limit_help)
+    parser.add_argument("--device", default="auto", help="cpu, cuda, mps, …")
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=MAX_NEW_TOKENS, help="limit of a text"
+    )
     if draws:
         parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
     args = parser.parse_args()
@@ -323,7 +320,7 @@ class Report:
             if name == "json":
                 row["JSON"] = verdict(text, self.tokenizer)
             else:
-                row["story"] = length(text)
+                row["story"] = token_count(text)
                 row["its doubt, from beginning to end"] = f"`{doubt_line(text)}`"
 
     def finish(self):
@@ -357,14 +354,14 @@ def provenance(args, model):
 def show(label, text, tokenizer):
     """A text under its label: a short one with its marks of doubt, a longer one folded."""
     if len(text.tokens) <= 60:
-        return f"**{label}**: {length(text)}\n\n{fenced(with_marks(text, tokenizer))}"
+        return f"**{label}**: {token_count(text)}\n\n{fenced(with_marks(text, tokenizer))}"
     shown = visible(tokenizer.decode(text.tokens))
     lines = [shown[start:end] for start, end in wrapped(shown)]
-    summary = f"<summary><b>{label}</b>: {length(text)}</summary>"
+    summary = f"<summary><b>{label}</b>: {token_count(text)}</summary>"
     return f"<details>{summary}\n\n{fenced(lines)}\n\n</details>"
 
 
-def length(text):
+def token_count(text):
     """A text's length in words: "272 tokens", or "1000 tokens, cut"."""
     return f"{len(text.tokens)} tokens" + ("" if text.ended else ", cut")
 
@@ -494,20 +491,19 @@ def tree(leaves, tokenizer, indent=""):
         branches.setdefault(tokens[0], []).append((tokens, note))
     lines = []
     for number, branch in enumerate(branches.values(), start=1):
-        first_tokens, note = branch[0]
+        tokens, note = branch[0]
+        if len(branch) > 1:
+            note = ""  # the notes stand where the branch ends
         shared = shared_length([tokens for tokens, _ in branch])
-        piece = visible(tokenizer.decode(first_tokens[:shared])).replace("\n", "⏎")
+        piece = visible(tokenizer.decode(tokens[:shared])).replace("\n", "⏎")
         is_last = number == len(branches)
         line = indent + ("└─ " if is_last else "├─ ")
         room = max(11, WIDTH - len(line) - len(note) - 1)
         if len(piece) > room:  # its middle gives way
             half = (room - 3) // 2
             piece = f"{piece[:half]} … {piece[-half:]}"
-        line += piece
-        if len(branch) == 1:
-            lines.append((line.ljust(WIDTH - len(note)) + note).rstrip())
-        else:
-            lines.append(line)
+        lines.append(((line + piece).ljust(WIDTH - len(note)) + note).rstrip())
+        if len(branch) > 1:
             rest = [(tokens[shared:], note) for tokens, note in branch]
             lines += tree(rest, tokenizer, indent + ("   " if is_last else "│  "))
     return lines

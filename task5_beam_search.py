@@ -65,13 +65,13 @@ def candidates_tree(num_beams, candidates, tokenizer):
     penalties = sorted(penalty for beams, penalty in SETTINGS if beams == num_beams)
     leaves = []
     for text in sorted(candidates, key=lambda text: text.score, reverse=True):
-        note = f"{len(text.tokens):10}{text.score:10.2f}"
+        note = f"{len(text.tokens):6}{text.score:9.2f}"
         for penalty in penalties:
             arrow = "←" if text is best(candidates, penalty) else " "
-            note += f"{normalised_score(text, penalty):10.2g} {arrow}"
+            note += f"{normalised_score(text, penalty):9.2g} {arrow}"
         leaves.append((text.tokens, note))
-    heads = "".join(f"{f'÷ n^{penalty}':>10}  " for penalty in penalties)
-    lines = [f"{'n':>10}{'score':>10}{heads}".rjust(common.WIDTH).rstrip()]
+    heads = "".join(f"  ÷ n^{penalty}  " for penalty in penalties)
+    lines = [f"     n    score{heads}".rjust(common.WIDTH).rstrip()]
     lines += common.tree(leaves, tokenizer)
     if not candidates[0].ended:
         count = f"none finished by the limit, {len(candidates)} unfinished"

@@ -75,10 +75,9 @@ def our_tasks(model, prompt, limit):
 
 def generate(model, prompt, limit, **settings):
     """New tokens of generate(), a list per text. It samples from the whole distribution."""
-    ids = torch.tensor([prompt])
+    ids = torch.tensor([prompt], device=model.device)
     settings |= {"attention_mask": torch.ones_like(ids), "pad_token_id": 0, "top_k": 0}
-    # A model's own settings may penalise repetitions.
-    settings |= {"repetition_penalty": 1.0, "eos_token_id": common.EOS, "max_new_tokens": limit}
+    settings |= {"eos_token_id": common.EOS, "max_new_tokens": limit}
     return model.generate(ids, **settings)[:, len(prompt) :].tolist()
 
 
@@ -118,6 +117,16 @@ def rival_tasks(model, prompt, limit):
     }
 
 
+def load_rival(name, device, **settings):
+    """The model as the library loads it, without settings of its own for generate().
+
+    They may sample, cut or penalise; and a config that generate() is given is filled from them.
+    """
+    model = transformers.AutoModelForCausalLM.from_pretrained(name, **settings)
+    model.generation_config = transformers.GenerationConfig()
+    return model.to(device)
+
+
 def bytes_read_per_token(model, float32):
     """The weights that a step of ours reads: the linear layers', and little else."""
     layers = [layer for layer in float32.modules() if isinstance(layer, torch.nn.Linear)]
@@ -144,19 +153,19 @@ def main():
     """Measure, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default=common.MODEL_ID)
+    parser.add_argument("--device", default="auto")
     parser.add_argument("--max-new-tokens", type=int, default=50)
     parser.add_argument("--repetitions", type=int, default=3)
     args = parser.parse_args()
     limit = args.max_new_tokens
 
-    ours, tokenizer = common.load(args.model)
+    ours, tokenizer = common.load_or_exit(parser, args)
     prompt = tokenizer(common.PROMPTS["hedgehog"]).input_ids
-    auto = transformers.AutoModelForCausalLM
-    float32 = auto.from_pretrained(args.model, dtype=torch.float32)
-    as_loaded = auto.from_pretrained(args.model)
-    columns = ["ours", "`generate()` in float32", "÷ ours"]
-    # A dict's keys differ, so the second "÷ ours" has a space.
-    columns += [f"as people load it, {str(as_loaded.dtype).removeprefix('torch.')}", " ÷ ours"]
+    float32 = load_rival(args.model, ours.device, dtype=torch.float32)
+    as_loaded = load_rival(args.model, ours.device)
+    own_dtype = str(as_loaded.dtype).removeprefix("torch.")
+    columns = ["ours", "`generate()` in float32", "float32 ÷ ours"]
+    columns += [f"as people load it, {own_dtype}", f"{own_dtype} ÷ ours"]
     rows = []
 
     def add(what, *cells):
