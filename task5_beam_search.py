@@ -70,8 +70,10 @@ def candidates_tree(num_beams, candidates, tokenizer):
             arrow = "←" if text is best(candidates, penalty) else " "
             note += f"{normalised_score(text, penalty):9.2g} {arrow}"
         leaves.append((text.tokens, note))
-    heads = "".join(f"  ÷ n^{penalty}  " for penalty in penalties)
-    lines = [f"     n    score{heads}".rjust(common.WIDTH).rstrip()]
+    head = f"{'n':>6}{'score':>9}"
+    for penalty in penalties:
+        head += f"{f'÷ n^{penalty}':>9}  "
+    lines = [head.rjust(common.WIDTH).rstrip()]
     lines += common.tree(leaves, tokenizer)
     if not candidates[0].ended:
         count = f"none finished by the limit, {len(candidates)} unfinished"

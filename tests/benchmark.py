@@ -151,7 +151,7 @@ def peak_memory(script, model, limit):
 
 def main():
     """Measure, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="tests/benchmark.py", description=__doc__.splitlines()[0])
     parser.add_argument("--model", default=common.MODEL_ID)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--max-new-tokens", type=int, default=50)

@@ -4,8 +4,8 @@
 
 - Each task's output goes into its section. Its table of all texts at a glance goes to the top of the
   page, where the five tables become one. Its folded texts are shortened: one that an earlier task has
-  is named, a paragraph that follows itself at least twice stands once, and of what is then still over
-  40 lines the first 10 stand.
+  is named, a paragraph that stands three times or more in a row is shown once, with a count, and a
+  text that is still longer than 40 lines is cut after its first 10.
 - The survey's table goes into its own section, if the survey is of the same model.
 - The line at the top says which model wrote the texts.
 - A list of observations is written by hand, and its mark holds the fingerprint of the texts that it
@@ -75,21 +75,21 @@ def writer_line(model):
 
 
 def fingerprint(*outputs):
-    """What identifies the texts of outputs, whichever model or machine their first lines name."""
-    texts = [output.partition("\n")[2] for output in outputs]
-    return hashlib.sha256("".join(texts).encode()).hexdigest()[:12]
+    """What identifies all that outputs say, but for their first lines: model, machine, versions."""
+    bodies = [output.partition("\n")[2] for output in outputs]
+    return hashlib.sha256("".join(bodies).encode()).hexdigest()[:12]
 
 
 def shortened(text):
     """A text without the repetitions of a paragraph; if still over 40 lines, the first 10."""
-    parts = []
+    paragraphs = []
     for paragraph, same in itertools.groupby(text.split("\n\n")):
         count = len(list(same))
         if count > 2:
-            parts += [paragraph, f"[the same paragraph again, {count - 1}×]"]
+            paragraphs += [paragraph, f"[the same paragraph again, {count - 1}×]"]
         else:
-            parts += [paragraph] * count
-    lines = "\n\n".join(parts).split("\n")
+            paragraphs += [paragraph] * count
+    lines = "\n\n".join(paragraphs).split("\n")
     if len(lines) > 40:
         lines = [*lines[:10], f"[{len(lines) - 10} more lines]"]
     return "\n".join(lines)
@@ -102,28 +102,28 @@ def link(name):
 
 def with_short_texts(outputs):
     """The outputs, with their folded texts shortened. outputs: {name of the file: its Markdown}."""
-    first_places = {}  # of a text: the label and the file with which it came first
+    places = {}  # of a text: the label and the file with which it came first
+
+    def shortened_or_named(match):
+        label, length, fence, text = match.group("label", "length", "fence", "text")
+        first_label, first_name = places.setdefault(text, (label, name))
+        if first_name != name:
+            return f"**{label}**: the same text as {first_label} of {link(first_name)}."
+        short = shortened(text)
+        if short == text:
+            return match[0]
+        return (
+            f"<details><summary><b>{label}</b>: {length}</summary>\n\n"
+            f"{fence}text\n{short}\n{fence}\n\nThe whole text: {link(name)}\n\n</details>"
+        )
+
     page_outputs = {}
     for name, output in outputs.items():
-        for match in FOLDED.finditer(output):
-            label, length, fence, text = match.group("label", "length", "fence", "text")
-            first_label, first_name = first_places.setdefault(text, (label, name))
-            short = shortened(text)
-            if first_name != name:
-                new = f"**{label}**: the same text as {first_label} of {link(first_name)}."
-            elif short != text:
-                new = f"<details><summary><b>{label}</b>: {length}</summary>\n\n"
-                new += (
-                    f"{fence}text\n{short}\n{fence}\n\nThe whole text: {link(name)}\n\n</details>"
-                )
-            else:
-                continue
-            output = output.replace(match[0], new)
-        page_outputs[name] = output
+        page_outputs[name] = FOLDED.sub(shortened_or_named, output)
     return page_outputs
 
 
-def parts(name, output):
+def split(name, output):
     """A task's output in parts: its first line, its texts, the lines of its table at a glance.
 
     Its legend is left out: the page has one of its own, at the top. ValueError for an output
@@ -131,7 +131,7 @@ def parts(name, output):
     """
     facts, _, rest = output.partition("\n\n")
     _legend, _, rest = rest.partition("\n\n")
-    texts, heading, glance = rest.partition(GLANCE)
+    texts, heading, glance = rest.rpartition(GLANCE)
     if not heading:
         raise ValueError(f"outputs/{name} has no table of its texts at a glance")
     return facts, texts, glance.strip().split("\n")
@@ -153,15 +153,15 @@ def with_true_lists(page, fingerprints):
     """
 
     def true_or_hidden(match):
-        new = fingerprints[match["what"]]
-        if match["fingerprint"] == new:
+        now = fingerprints[match["what"]]
+        if match["fingerprint"] == now:
             return match[0]
-        # Comments don't nest: one that hides an older list stays, others go.
-        old = match["list"].strip()
-        if not COMMENT.fullmatch(old):
-            old = COMMENT.sub("", old).replace("-->", "->").strip()
-            old = f"<!-- To be written anew, for the texts are others. It was:\n\n{old}\n-->"
-        return f"<!-- observed {match['what']} {new} -->\n{old}\n<!-- /observed -->\n"
+        hidden = match["list"].strip()
+        old = COMMENT.sub("", hidden).strip()
+        if old:  # else it is hidden already
+            old = old.replace("->", "→")  # comments don't nest: nothing may end this one
+            hidden = f"<!-- To be written anew, for the texts are others. It was:\n\n{old}\n-->"
+        return f"<!-- observed {match['what']} {now} -->\n{hidden}\n<!-- /observed -->\n"
 
     lists = len(OBSERVED.findall(page))
     if not lists == page.count("<!-- observed ") == page.count("<!-- /observed "):
@@ -186,7 +186,7 @@ def paste(page, outputs, survey=""):
     page = between(page, "<!-- writer -->\n", "<!-- /writer -->\n", writer_line(model))
     tables = []
     for name, output in with_short_texts(outputs).items():
-        facts, texts, table = parts(name, output)
+        facts, texts, table = split(name, output)
         tables.append(table)
         begin, end = f"<!-- begin outputs/{name} -->\n", f"<!-- end outputs/{name} -->\n"
         page = between(page, begin, end, f"\n{facts}\n\n{texts}")

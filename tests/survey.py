@@ -74,7 +74,9 @@ def survey(sample, labels, count, model, tokenizer, generator, max_new_tokens):
 def main():
     """Load, decode, count, print, write."""
     parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        prog="tests/survey.py",
+        description=__doc__.splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--model", default=common.MODEL_ID, help="Hub id or local folder")
     parser.add_argument("--device", default="auto", help="cpu, cuda, mps, …")
@@ -82,8 +84,8 @@ def main():
     parser.add_argument("--texts", type=int, default=20, help="texts per setting and prompt")
     parser.add_argument("--max-new-tokens", type=int, default=common.MAX_NEW_TOKENS, help="limit")
     args = parser.parse_args()
-    if args.texts < 1 or args.max_new_tokens < 1:
-        parser.error("--texts and --max-new-tokens must be at least 1")
+    if args.texts < 1:
+        parser.error("--texts must be at least 1")
     model, tokenizer = common.load_or_exit(parser, args)
 
     temperatures = {t: f"temperature={t}" for t in task3_temperature.TEMPERATURES}
@@ -94,8 +96,8 @@ def main():
     rows += survey(task4_nucleus.sample, nuclei, *shared)
     markdown = f"{common.provenance(args, model)}\n\n"
     markdown += f"{args.texts} texts per setting and prompt.\n\n{common.table(rows)}\n"
-    print(markdown, end="")
     common.write_output(__file__, markdown)
+    print(markdown, end="")
 
 
 if __name__ == "__main__":

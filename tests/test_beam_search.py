@@ -30,17 +30,19 @@ def literal(model, num_beams, limit):
         pairs = zip(logprobs.tolist(), ids.tolist(), strict=True)
         return [([*tokens, token], score + logprob) for logprob, token in pairs]
 
-    unfinished, finished, full = [([], 0.0)], [], True
+    unfinished = [([], 0.0)]
+    finished = []
+    same_as_generate = True
     while True:
         ranked = [c for parent in unfinished for c in continuations(*parent)]
         ranked.sort(key=lambda candidate: -candidate[1])
         finished += [c for c in ranked[:num_beams] if c[0][-1] == EOS]
         unfinished = [c for c in ranked if c[0][-1] != EOS][:num_beams]
-        full &= len(unfinished) == num_beams
+        same_as_generate &= len(unfinished) == num_beams
         if len(ranked[0][0]) == limit:
-            return finished or unfinished, full and not finished
+            return finished or unfinished, same_as_generate and not finished
         if len(finished) >= num_beams:
-            return finished, full
+            return finished, same_as_generate
 
 
 def parity_model(tiny, seed):

@@ -238,8 +238,10 @@ def test_any_error_is_one_message(monkeypatch, start_here, error):
     with pytest.raises(error) as raised:
         common.load()
     assert raised.type is error
-    cause = str(error("two\nlines")).replace("\n", " ")
-    check_message(start_here(), MODEL_ID, f"{error.__name__}: {cause})")
+    # Without "after …": the second attempt does not carry the first one's error.
+    check_message(
+        start_here(), MODEL_ID, f"{MODEL_ID} could not be loaded ({error.__name__}: two lines)."
+    )
 
 
 def test_the_command_without_the_hub_is_the_readmes():
@@ -254,7 +256,8 @@ def hub(tmp_path):
     """
     make_tiny(tmp_path / "served", letters=None, scale=0.3)
     commit = "0123456789abcdef0123456789abcdef01234567"
-    api, answers = f"/api/models/{MODEL_ID}", {}
+    api = f"/api/models/{MODEL_ID}"
+    answers = {}
     info = json.dumps({"id": MODEL_ID, "sha": commit}).encode()
     for revision in ("main", commit):
         answers |= {api: info, f"{api}/revision/{revision}": info}
@@ -296,8 +299,10 @@ def run_default_model(copy, port, **environment):
     environment = {
         "HF_HUB_OFFLINE": "0",
         "HF_HOME": str(copy / "cache"),
+        "HF_HUB_CACHE": str(copy / "cache" / "hub"),
         "HF_ENDPOINT": f"http://127.0.0.1:{port}",
         "NO_PROXY": "127.0.0.1",
+        "no_proxy": "127.0.0.1",
     } | environment
     return run_script(copy, "task1_greedy", "--max-new-tokens", "3", **environment)
 
@@ -339,5 +344,7 @@ def test_default_model_with_neither_hub_nor_cache(copy):
 
 @pytest.mark.skipif(find_spec("socksio") is not None, reason="needs a machine without socksio")
 def test_default_model_behind_a_proxy_whose_package_is_missing(copy):
-    done = run_default_model(copy, 9, ALL_PROXY="socks5://127.0.0.1:9")
+    done = run_default_model(
+        copy, 9, ALL_PROXY="socks5://127.0.0.1:9", all_proxy="socks5://127.0.0.1:9"
+    )
     check_refused(done, copy, "socksio")

@@ -1,12 +1,17 @@
 """paste.py: the page is true of the outputs the moment it has run."""
 
+import argparse
 import re
 import sys
+from types import SimpleNamespace
 
 import offline_model
 import paste
 import pytest
+import torch
 from conftest import ROOT
+
+import common
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 NAMES = sorted(f"{path.stem}.md" for path in ROOT.glob("task*.py"))
@@ -70,18 +75,19 @@ def test_a_list_stays_where_only_the_first_lines_differ():
 
 
 @pytest.mark.parametrize(
-    "outputs",
+    ("outputs", "hidden"),
     [
-        OUTPUTS | {"u.md": output(text="another text")},
-        OUTPUTS | {"t.md": output(text="another text")},
-        {name: output("C", "another text") for name in OUTPUTS},
+        (OUTPUTS | {"u.md": output(text="another text")}, 1),
+        (OUTPUTS | {"t.md": output(text="another text")}, 1),
+        # Another model's: the survey's list is hidden, too.
+        ({name: output("C", "another text") for name in OUTPUTS}, 2),
     ],
 )
-def test_a_list_is_hidden_when_any_text_is_another(outputs):
+def test_a_list_is_hidden_when_any_text_is_another(outputs, hidden):
     page = paste.paste(MARKS, outputs, SURVEY)
     assert "true of tasks" not in shown(page)
     assert page.count("- true of tasks\n") == 1  # but kept
-    assert page.count("<!-- To be written anew") == 1 + (outputs["t.md"].startswith("Model `C`"))
+    assert page.count("<!-- To be written anew") == hidden
     assert f"<!-- observed outputs {paste.fingerprint(*outputs.values())} -->\n<!-- To be" in page
     # Written anew, it stays.
     written = re.sub(r"<!-- To be.*?-->", "- new --- and `--model`", page, flags=re.DOTALL)
@@ -94,14 +100,18 @@ def test_a_list_that_is_hidden_twice_is_one_comment():
     assert "true of tasks" not in shown(twice)
     assert twice.count("To be written anew") == 1
     assert "-->" not in shown(twice)
-    # One that a new list was put beside goes, and a list that has comments in it is one comment.
-    both = once.replace(
-        "-->\n<!-- /observed -->\n\n<!-- begin",
-        "-->\n- new --> x\n<!-- /observed -->\n\n<!-- begin",
-    )
+
+
+@pytest.mark.parametrize("written", ["- new --> x", "- new ---> x", "- new\n<!-- later -->"])
+def test_a_list_with_comments_in_it_is_hidden_as_one(written):
+    """One that was written below the comment it was to replace, for example."""
+    once = paste.paste(MARKS, {name: output(text="another") for name in OUTPUTS}, SURVEY)
+    both = once.replace("-->\n<!-- /observed", f"-->\n{written}\n<!-- /observed", 1)
+    assert "- new" in shown(both)
     again = paste.paste(both, {name: output(text="a third") for name in OUTPUTS}, SURVEY)
-    assert "true of tasks" not in again and "- new" not in shown(again)
-    assert again.count("- new -> x") == 1 and "-->" not in shown(again)
+    assert "- new" in again and "- new" not in shown(again)
+    assert "true of tasks" not in again
+    assert "-->" not in shown(again)
 
 
 @pytest.mark.parametrize("survey", ["", SURVEY.replace("`B`", "`C`")])
@@ -119,15 +129,19 @@ def test_the_survey_has_its_own_fingerprint():
     assert "- true of tasks\n" in shown(page)
 
 
+ASSIGNMENTS = ["Qwen/Qwen2.5-0.5B-Instruct", "Qwen2.5-0.5B-Instruct"]  # from the Hub, a folder
+
+
 def test_who_wrote_the_texts():
     top = {
         model: paste.paste(MARKS, {name: output(model) for name in OUTPUTS}).partition("/writer")[0]
-        for model in ("Qwen/Qwen2.5-0.5B-Instruct", offline_model.NAME, "Qwen/Qwen2.5-7B-Instruct")
+        for model in (*ASSIGNMENTS, offline_model.NAME, "Qwen/Qwen2.5-7B-Instruct")
     }
     for model, line in top.items():
         assert line.count(f"`{model}`") == 2  # in each language
         assert ("stand-in" in line) == ("--model" in line) == (model == offline_model.NAME)
-    assert "the assignment's model." in top["Qwen/Qwen2.5-0.5B-Instruct"]
+    for model in ASSIGNMENTS:
+        assert "the assignment's model." in top[model]
     assert top["Qwen/Qwen2.5-7B-Instruct"].count("Qwen2.5-0.5B-Instruct") == 2
 
 
@@ -175,6 +189,28 @@ def test_the_page_shortens_long_texts_and_names_equal_ones():
     )
 
 
+def test_what_a_report_writes_is_what_paste_reads(tmp_path, monkeypatch):
+    """The legend, the folded texts and the table at the end are found as common.py writes them."""
+    monkeypatch.setattr(common, "OUTPUTS", tmp_path)
+    args = argparse.Namespace(model="B", max_new_tokens=1000)
+    model = SimpleNamespace(device=torch.device("cpu"))
+    tokenizer = SimpleNamespace(decode=lambda tokens: "".join(chr(token) for token in tokens))
+    tokens = [ord(letter) for letter in "again and again\n\n" * 5 + paste.GLANCE]
+    text = common.Text(tokens=tokens, logprobs=[-1.0] * len(tokens))
+    for name in OUTPUTS:
+        report = common.Report(name, args, model, tokenizer)
+        report.add_texts("hedgehog", {f"one of {name}": text})
+        report.add_texts("json", {f"one of {name}": text})
+        report.finish()
+    outputs = {name: (tmp_path / name).read_text(encoding="utf-8") for name in OUTPUTS}
+    page = paste.paste(MARKS, outputs, SURVEY)
+    assert common.LEGEND not in page
+    assert page.count("### Prompt `hedgehog`") == 2
+    assert "[the same paragraph again, 4×]" in page
+    assert "**one of u.md**: the same text as one of t.md of [outputs/t.md]" in page
+    assert page.count("| one of ") == 2
+
+
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """A project's folder with this README, and outputs that were all written by one model."""
@@ -196,11 +232,20 @@ def test_the_readme_after_a_users_own_run(project, capsys):
     assert lists == 6
     assert capsys.readouterr().out.endswith(f"by hand: {lists}.\n")
     assert all(f"Text of {name}." in page and f"| {name} | right |" in page for name in NAMES)
-    assert "What these texts show" not in re.sub(r"`.*?`|\*.*?\*", "", shown(page))
+    assert "**What these texts show**" not in shown(page)
     general, _, _ = page.partition("\n## Running it elsewhere")
     assert not re.findall(r"stand-?in|заменител|coder|gguf", shown(general), re.IGNORECASE)
     paste.main()
     assert (project / "README.md").read_text(encoding="utf-8") == page
+
+
+def test_a_checkout_with_crlf_is_pasted_as_any_other(project):
+    paste.main()
+    page = (project / "README.md").read_bytes()
+    for path in (project / "README.md", *(project / "outputs").iterdir()):
+        path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    paste.main()
+    assert (project / "README.md").read_bytes() == page
 
 
 def check_refused(project, capsys, *words):

@@ -1,5 +1,6 @@
 """The README's prose: it answers what was asked, its picture is true, and its links lead somewhere."""
 
+import json
 import re
 
 import paste
@@ -58,6 +59,12 @@ def test_links_lead_to_files_and_headings():
         assert target in anchors or (ROOT / target).is_file(), target
 
 
+def test_the_right_answer_is_the_scripts():
+    copies = re.findall(r"`({.*?})`", README.partition("<!-- glance -->")[0])
+    assert [json.loads(copy) for copy in copies] == [common.RIGHT_ANSWER]
+
+
+TASKS = [task1_greedy, task2_sampling, task3_temperature, task4_nucleus, task5_beam_search]
 PICTURE = re.search(r"<!-- picture -->\n```text\n(.*?)\n```", README, re.DOTALL)[1]
 
 
@@ -74,9 +81,6 @@ def one_step(monkeypatch):
             monkeypatch.setattr(task, "step", step)
 
     return set_steps
-
-
-TASKS = [task1_greedy, task2_sampling, task3_temperature, task4_nucleus, task5_beam_search]
 
 
 def test_the_pictures_distributions(monkeypatch, one_step):
@@ -102,7 +106,7 @@ def test_the_pictures_distributions(monkeypatch, one_step):
     task3_temperature.sample(None, [0], [0.5, 2.0], None, 1)
     task4_nucleus.sample(None, [0], [(1.0, 0.9)], None, 1)
     for token, row in enumerate(rows):
-        assert row[1:] == [common.probability(column, token) for column in drawn_from]
+        assert row[1:] == [common.probability_cell(column, token) for column in drawn_from]
     kept = [prob for prob, cut in zip(probs, drawn_from[-1], strict=True) if cut > 0]
     assert f"keeps the first three tokens, {sum(kept):.2f};" in README
     assert len(kept) == 3 and sum(kept) < 0.9 <= sum(probs[:4])  # the paper keeps a fourth

@@ -1,7 +1,7 @@
 """The report: marks, tables, trees, and texts that could break a page or act on a terminal."""
 
 import argparse
-import json
+import itertools
 import math
 import re
 import sys
@@ -101,7 +101,7 @@ def test_marks_follow_their_text_where_it_is_wrapped():
 
 
 def test_a_storys_doubt_from_beginning_to_end():
-    marks = common.doubt_line(text(*range(60), doubts=[1] * 20 + [0.5] * 20 + [0] * 20))
+    marks = common.doubt_line(text(*range(60), doubts=[1] * 20 + [1, 0] * 10 + [0] * 20))
     assert marks == "█" * 10 + "▄" * 10 + "▁" * 10
     for count in (31, 100, 1000):
         assert len(common.doubt_line(text(*range(count)))) == 30
@@ -120,10 +120,21 @@ def test_stories_are_wrapped_and_folded():
     assert "<b>greedy</b>: 61 tokens</summary>" in shown
 
 
+def test_short_texts_stand_open_with_their_marks():
+    shown = common.show("x", text(0, EOS, doubts=[0.5, 0]), Bytes(b"a"))
+    assert shown == "**x**: 2 tokens\n\n```text\na<|im_end|>\n▄\n```"
+    assert common.show("x", text(*[0] * 60), Bytes(b"a")).startswith("**x**: 60 tokens, cut\n")
+
+
+def test_a_line_that_is_too_long_by_a_space_leaves_no_empty_line():
+    shown = common.show("x", text(*[0] * 61), Bytes(b"a" * 90 + b" \n"))
+    assert "\n\na" not in shown.partition("text\n")[2]
+
+
 @pytest.fixture
 def report(tmp_path, monkeypatch, capsys):
     """A function that makes a report of a script."""
-    monkeypatch.setattr(common, "OUTPUTS", tmp_path)
+    monkeypatch.setattr(common, "OUTPUTS", tmp_path / "outputs")  # a folder that is not there yet
     args = argparse.Namespace(model="x", max_new_tokens=1000)
     model = SimpleNamespace(device=torch.device("cpu"))
     return lambda tokenizer: common.Report("/elsewhere/task9.py", args, model, tokenizer)
@@ -138,19 +149,19 @@ def test_the_same_text_is_named_not_repeated(report):
 
 def test_the_table_at_a_glance(report, tmp_path):
     made = report(Bytes(b"a", RIGHT.encode()))
-    made.add_texts("hedgehog", {"x": text(0, EOS, doubts=[1, 0]), "y|z": text(0, doubts=[0.5])})
-    made.add_texts("json", {"x": text(1, EOS), "y|z": text(0)})
+    made.add_texts("hedgehog", {"x": text(0, EOS, doubts=[1, 0]), "y": text(0, doubts=[0.5])})
+    made.add_texts("json", {"x": text(1, EOS), "y": text(0)})
     made.finish()
     glance = made.markdown.partition("### At a glance\n\n")[2]
     assert glance.split("\n") == [
         "| setting | story | its doubt, from beginning to end | JSON |",
         "| --- | --- | --- | --- |",
         "| x | 2 tokens | `█▁` | right |",
-        "| y|z | 1 tokens, cut | `▄` | not valid |",
+        "| y | 1 tokens, cut | `▄` | not valid |",
         "",
         "",
     ]
-    assert (tmp_path / "task9.md").read_text(encoding="utf-8") == made.markdown
+    assert (tmp_path / "outputs" / "task9.md").read_text(encoding="utf-8") == made.markdown
 
 
 def test_tree_of_candidates():
@@ -170,43 +181,45 @@ def test_tree_of_candidates():
     assert len(line) == 90 and line.endswith("e  a note") and " … " in line  # the piece gives way
 
 
-@pytest.mark.parametrize(
-    ("limit", "what"), [(3, "unfinished"), (4, "by the limit"), (30, "finished")]
-)
-def test_the_tree_shows_why_a_penalty_chose(tiny_folder, limit, what):
-    """Its columns, computed anew; the arrows stand at what `best` chooses."""
-    seen = False
-    for seed in range(6):
+def expected_note(candidate, found, penalties):
+    """The columns of a candidate: its length, its score, what each penalty makes of it."""
+    cells = [str(len(candidate.tokens)), f"{candidate.score:.2f}"]
+    for penalty in penalties:
+        cells.append(f"{candidate.score / len(candidate.tokens) ** penalty:.2g}")
+        if candidate is task5_beam_search.best(found, penalty):
+            cells.append("←")
+    return cells
+
+
+def test_the_tree_shows_why_a_penalty_chose(tiny_folder):
+    endings = set()
+    for seed, limit in itertools.product(range(4), (3, 12, 40)):
         model, tokenizer = common.load(tiny_folder(seed, letters=None, scale=0.2))
         prompt = tokenizer("abc").input_ids
-        for num_beams in (1, 4, 8):
+        for num_beams, penalties in ((1, [1.0]), (4, [0.5, 1.0, 2.0]), (8, [1.0])):
             found = task5_beam_search.beam_search(model, prompt, num_beams, limit)
             shown = task5_beam_search.candidates_tree(num_beams, found, tokenizer)
-            penalties = [p for beams, p in task5_beam_search.SETTINGS if beams == num_beams]
             title, _, fence = shown.partition("\n\n")
-            seen |= what in title
-            ended = sum(t.ended for t in found)
-            assert ("unfinished" in title) == (ended == 0)
-            assert ("by the limit" in title) == (ended < num_beams)
-            heads = re.findall(r"÷ n\^(\S+)", fence)
-            assert sorted(map(float, heads)) == sorted(penalties)
+            what = f"{len(found)} finished"
+            if not any(t.ended for t in found):
+                what = f"none finished by the limit, {len(found)} unfinished"
+            elif len(found) < num_beams:
+                what += " by the limit"
+            assert title == f"**Candidates with num_beams={num_beams}**: {what}"
+            endings.add(re.sub(r"\d+ ", "", what))
+            _, head, *lines, _ = fence.split("\n")
+            assert head.split() == ["n", "score"] + [w for p in penalties for w in ("÷", f"n^{p}")]
             notes = re.findall(
-                r" (\d+) +(-\d+\.\d\d)((?: +-[\d.e-]+(?: ←)?)+)$", fence, re.MULTILINE
+                r" (\d+ +-\d+\.\d\d(?: +-[\d.e-]+(?: ←)?)+)$", "\n".join(lines), re.MULTILINE
             )
-            assert len(notes) == len(found)
-            expected = []
-            for candidate in found:
-                cells = []
-                for penalty in map(float, heads):
-                    cell = f"{candidate.score / len(candidate.tokens) ** penalty:.2g}"
-                    chosen = candidate is task5_beam_search.best(found, penalty)
-                    cells += [cell, "←"] if chosen else [cell]
-                expected.append((str(len(candidate.tokens)), f"{candidate.score:.2f}", cells))
-            assert sorted((n, score, cells.split()) for n, score, cells in notes) == sorted(
-                expected
+            assert sorted(note.split() for note in notes) == sorted(
+                expected_note(candidate, found, penalties) for candidate in found
             )
-            assert max(len(line) for line in fence.split("\n")) <= 90
-    assert seen, "no search ended so: the test shows nothing"
+            # The last column ends below its head, its arrow at the page's edge.
+            assert len(head) == 88
+            assert max(len(line) for line in lines) <= 90
+            assert all(len(line) == 90 for line in lines if line[-1] == "←")
+    assert len(endings) == 3, "a search did not end in each of the three ways"
 
 
 def test_the_step_that_is_shown(tiny_folder):
@@ -253,6 +266,8 @@ def test_wild_texts(wild):
         # Nothing is lost; the text is only wrapped, at spaces if it can be.
         assert re.sub(r"[ \n]", "", body) == re.sub(r"[ \n]", "", seen)
         assert max(len(line) for line in body.split("\n")) <= 90
+    for line in common.tree([((1, 2), "note"), ((1, 3), "note")], tokenizer):
+        assert line.isprintable()
     cell = common.code(wild)
     assert cell[0] == cell[-1] == "`"
     assert not set(cell[1:-1].replace("\\|", "")) & set("|\n\t`")
@@ -274,5 +289,7 @@ def test_a_console_that_lacks_characters_and_a_notebooks_output(monkeypatch, rep
     assert written.count("█ ёж\n\n") == 2
 
 
-def test_the_legend_names_the_right_answer():
-    assert json.loads(re.search(r"`({.*?})`", common.LEGEND)[1]) == json.loads(RIGHT)
+def test_a_tree_in_whose_text_is_a_fence():
+    tokenizer = Bytes(b"```")
+    shown = task5_beam_search.candidates_tree(1, [text(0, EOS)], tokenizer)
+    assert shown.count("````") == 2

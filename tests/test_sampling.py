@@ -107,6 +107,7 @@ def test_log_probabilities_are_the_models_own_at_any_setting(tiny):
     texts = task3_temperature.sample(model, ABC, temperatures, seeded(1), 15)
     texts += task4_nucleus.sample(model, ABC, settings, seeded(1), 15)
     assert [text.setting for text in texts] == temperatures + settings
+    texts += task2_sampling.sample(model, ABC, 3, seeded(1), 15)
     for text in texts:
         for i, (token, logprob) in enumerate(zip(text.tokens, text.logprobs, strict=True)):
             expected = uncached(model, ABC, text.tokens[:i]).log_softmax(-1)[token]
@@ -121,10 +122,18 @@ def test_a_temperature_of_0_is_refused(tiny):
         task4_nucleus.sample(model, ABC, [(1.0, 0.9), (0.0, 0.9)], seeded(), 1)
 
 
-def test_probabilities_that_are_nan_are_refused():
-    probs = torch.tensor([[0.5, 0.5], [torch.nan, torch.nan]])
-    with pytest.raises(ValueError, match="NaN"):
-        common.draw(probs, seeded())
+def test_texts_end_at_eos_or_at_the_limit(tiny):
+    endings = set()
+    for seed in range(6):
+        model = tiny(seed, scale=0.3)
+        texts = task2_sampling.sample(model, ABC, 3, seeded(), 20)
+        texts += task3_temperature.sample(model, ABC, [0.5, 1.0, 2.0], seeded(), 20)
+        texts += task4_nucleus.sample(model, ABC, [(1.0, 0.9)] * 3, seeded(), 20)
+        for number, text in enumerate(texts):
+            assert common.EOS not in text.tokens[:-1]
+            assert text.ended or len(text.tokens) == 20
+            endings.add((number // 3, text.ended))
+    assert len(endings) == 6, "a task did not end both ways: the test shows nothing"
 
 
 def test_the_settings_are_the_assignments():
@@ -144,7 +153,8 @@ def test_the_tail_is_drawn_as_often_as_it_should():
 @st.composite
 def distributions(draw):
     """Rows of probabilities: random, peaked, uniform, one-hot, with ties and with zeros."""
-    rows, size = draw(st.integers(1, 4)), draw(st.sampled_from([1, 2, 7, 999, 1000, 1001, 5000]))
+    rows = draw(st.integers(1, 4))
+    size = draw(st.sampled_from([1, 2, 7, 999, 1000, 1001, 5000]))
     random = seeded(draw(st.integers(0, 999)))
     logits = torch.randn(rows, size, generator=random) * draw(
         st.sampled_from([0, 0.01, 1, 10, 1e4])

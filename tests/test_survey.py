@@ -1,14 +1,16 @@
 """What the survey counts."""
 
-import re
 import runpy
 import sys
 
 import pytest
 import survey
+import torch
 from conftest import ROOT
 
 import common
+import task3_temperature
+import task4_nucleus
 from common import Text
 
 EOS = common.EOS
@@ -71,35 +73,41 @@ def run_survey(monkeypatch, capsys, tmp_path, *arguments):
     return code, *capsys.readouterr()
 
 
-def test_the_survey_has_a_row_per_setting_with_its_own_texts(
-    monkeypatch, capsys, tmp_path, tiny_folder
-):
-    folder = tiny_folder(4, letters=None, scale=0.2)
-    options = ["--model", folder, "--texts", "7", "--max-new-tokens", "5"]
+def test_each_row_counts_the_texts_of_its_own_setting(monkeypatch, capsys, tmp_path, tiny_folder):
+    folder = tiny_folder(4, letters=None, scale=0.3)
+    options = ["--model", folder, "--texts", "7", "--max-new-tokens", "9", "--seed", "5"]
     code, stdout, _ = run_survey(monkeypatch, capsys, tmp_path, *options)
     assert code == 0
     assert (tmp_path / "survey.md").read_text(encoding="utf-8") == stdout
-    assert stdout.startswith("Model `") and "\n\n7 texts per setting and prompt.\n\n" in stdout
-    rows = re.findall(
-        r"^\| (temperature=.*?) \| (\d+) \| .* \| (\d+) \| \d+ \| \d+ \|$", stdout, re.MULTILINE
-    )
-    assert [label for label, _, _ in rows] == [
-        "temperature=0.001",
-        "temperature=0.1",
-        "temperature=0.5",
-        "temperature=1.0",
-        "temperature=10.0",
-        "temperature=1, top_p=0.9",
-        "temperature=1, top_p=0.15",
-        "temperature=0.5, top_p=0.9",
-        "temperature=0.5, top_p=0.15",
-    ]
-    # As cold as greedy: all alike. Hot: all different.
-    assert [rows[0][1:], rows[4][1:]] == [("1", "1"), ("7", "7")]
+    first, count, table = stdout.strip().split("\n\n")
+    assert first.startswith("Model `") and "seed 5" in first
+    assert count == "7 texts per setting and prompt."
+
+    model, tokenizer = common.load(folder)
+    generator = torch.Generator().manual_seed(5)
+    rows = []
+    for task, settings, label in (
+        (task3_temperature, (0.001, 0.1, 0.5, 1.0, 10.0), "temperature={}".format),
+        (task4_nucleus, ((1.0, 0.9), (1.0, 0.15), (0.5, 0.9), (0.5, 0.15)), None),
+    ):
+        prompts = [tokenizer(input_text).input_ids for input_text in common.PROMPTS.values()]
+        stories, answers = [
+            task.sample(model, prompt, settings * 7, generator, 9) for prompt in prompts
+        ]
+        for number, setting in enumerate(settings):
+            name = label(setting) if label else "temperature={:g}, top_p={:g}".format(*setting)
+            own_stories = stories[number :: len(settings)]
+            own_answers = answers[number :: len(settings)]
+            rows.append(
+                {"setting": name}
+                | survey.story_counts(own_stories)
+                | survey.json_counts(own_answers, tokenizer)
+            )
+    assert table == common.table(rows)
 
 
 @pytest.mark.parametrize("option", ["--texts", "--max-new-tokens"])
 def test_bad_arguments_cost_nothing(monkeypatch, capsys, tmp_path, option):
     code, stdout, stderr = run_survey(monkeypatch, capsys, tmp_path, option, "0")
     assert (code, stdout, list(tmp_path.iterdir())) == (2, "", [])
-    assert "must be at least 1" in stderr
+    assert f"{option} must be at least 1" in stderr
