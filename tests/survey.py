@@ -1,9 +1,8 @@
-"""Count what many texts per setting of tasks 3 and 4 are like: run by hand.
+"""Count what 20 texts per setting of tasks 3 and 4 are like: half an hour on two CPU cores.
 
     python tests/survey.py
 
-Prints Markdown and writes the same to outputs/survey.md. 20 texts per setting take half an hour on
-two CPU cores.
+Writes Markdown to outputs/survey.md, and prints the same.
 """
 
 import argparse
@@ -79,10 +78,12 @@ def main():
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--model", default=common.MODEL_ID, help="Hub id or local folder")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, mps, …")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, mps")
     parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
     parser.add_argument("--texts", type=int, default=20, help="texts per setting and prompt")
-    parser.add_argument("--max-new-tokens", type=int, default=common.MAX_NEW_TOKENS, help="limit")
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=common.MAX_NEW_TOKENS, help="of a text"
+    )
     args = parser.parse_args()
     if args.texts < 1:
         parser.error("--texts must be at least 1")

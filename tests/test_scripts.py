@@ -144,7 +144,7 @@ def test_help(run_here, script):
     done = run_here(script, "--help")
     assert (done.returncode, done.written) == (0, "before")
     words = " ".join(done.stdout.split())
-    assert "--max-new-tokens MAX_NEW_TOKENS limit of a text (default: 1000)" in words
+    assert "--max-new-tokens MAX_NEW_TOKENS limit of a text, in tokens (default: 1000)" in words
     assert f"(default: {common.MODEL_ID})" in words
     assert "(default: auto)" in words
     assert ("--seed SEED seed of the draws (default: 0)" in words) == (script in DRAWING)
