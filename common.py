@@ -255,9 +255,7 @@ def start(script, description, draws=False):
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--model", default=MODEL_ID, help="Hugging Face Hub id or local folder")
-    parser.add_argument(
-        "--device", default="auto", help="cpu, cuda, mps; auto takes a GPU if it can"
-    )
+    parser.add_argument("--device", default="auto", help="cpu, cuda, mps; auto: a GPU if any")
     limit_help = "limit of a text, in tokens"
     parser.add_argument("--max-new-tokens", type=int, default=MAX_NEW_TOKENS, help=limit_help)
     if draws:
