@@ -213,9 +213,10 @@ class PackedLinear(torch.nn.Module):
 def pack_linear_layers(model):
     """Halve the bytes that a step reads: replace a 16-bit model's linear layers by packed ones.
 
-    Reading the weights is most of what a step costs on a CPU. float16 holds bfloat16 weights
-    exactly from 2**-17 (0.000008) up to 65504; smaller ones move by at most 2**-25. A float32 model
-    keeps its plain layers, and so does any model under a torch without these operators.
+    On a CPU reading the weights is a large part of what a step costs. float16 holds bfloat16
+    weights exactly from 2**-17 (0.000008) up to 65504; smaller ones move by at most 2**-25. A
+    float32 model keeps its plain layers, and so does any model under a torch without these
+    operators.
     """
     if model.dtype.itemsize != 2 or torch.backends.quantized.engine not in ("x86", "fbgemm"):
         return
