@@ -62,9 +62,10 @@ def writer_line(model):
             f"model, {ASSIGNMENTS_MODEL}, could not be downloaded. The five scripts were run with "
             '`--model "$(python tests/offline_model.py)"`; '
             "[how to put its own texts here](#texts-of-your-own).\n>\n"
-            f"> Тексты на этой странице написал **заменитель**, `{model}`: модель из задания "
+            f"> Тексты на этой странице написала **другая модель**, `{model}`: модель из задания "
             "скачать не удалось. Пять скриптов запущены с "
-            '`--model "$(python tests/offline_model.py)"`.\n'
+            '`--model "$(python tests/offline_model.py)"`; '
+            "[как вставить сюда её тексты](#texts-of-your-own).\n"
         )
     return (
         f"> The texts on this page were written by `{model}`; the assignment's model is "

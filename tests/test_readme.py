@@ -60,7 +60,7 @@ def test_links_lead_to_files_and_headings():
 
 
 def test_the_right_answer_is_the_scripts():
-    copies = re.findall(r"`({.*?})`", README.partition("<!-- glance -->")[0])
+    copies = re.findall(r"`({.*?})`", README.partition("<!-- glance -->")[0], re.DOTALL)
     assert [json.loads(copy) for copy in copies] == [common.RIGHT_ANSWER]
 
 
