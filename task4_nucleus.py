@@ -20,9 +20,9 @@ def nucleus(probs, top_p):
     """
     # The comments follow one row: 0.10, 0.50, 0.25, 0.15 with top_p = 0.85.
     ranked, tokens = probs.topk(min(1000, probs.shape[-1]))  # 0.50 0.25 0.15 0.10, tokens 1 2 3 0
-    # Clamped, because float32's sum can pass 1 by rounding: top_p = 1 would lose the last tokens.
+    # Clamped, as float32's sum may pass 1 by rounding, and top_p = 1 would lose the last tokens.
     cumulative = ranked.cumsum(dim=-1).clamp(max=1)  # 0.50 0.75 0.90 1.00
-    if (cumulative[:, -1:] <= top_p).any():  # rare: the nucleus may go on beyond these 1000
+    if (cumulative[:, -1:] <= top_p).any():  # rare, but for 1: it may go on beyond these 1000
         ranked, tokens = probs.sort(dim=-1, descending=True)  # takes over ten times as long
         cumulative = ranked.cumsum(dim=-1).clamp(max=1)
     kept = cumulative <= top_p  # yes yes no no: 0.90 exceeds top_p

@@ -11,8 +11,8 @@ from common import MAX_NEW_TOKENS, PROMPTS, Context, Text, progress, step
 SETTINGS = ((1, 1.0), (4, 1.0), (4, 0.5), (4, 2.0), (8, 1.0))  # (num_beams, length_penalty)
 TREE_LEGEND = (
     "Below the texts, all candidates of a search as a tree: a beginning that several share stands "
-    "once. Of each its number of tokens n, its score, and the score divided by n^length_penalty; "
-    "an arrow marks the highest, which is chosen."
+    "once. At the right of each: n, its number of tokens; its score; the score divided by "
+    "n^length_penalty. An arrow marks the highest of such a column: that penalty chooses it."
 )
 
 
@@ -60,6 +60,15 @@ def best(candidates, length_penalty):
     return max(candidates, key=lambda text: normalised_score(text, length_penalty))
 
 
+def ending(num_beams, candidates):
+    """How a search has ended, in words."""
+    if not candidates[0].ended:
+        return f"none finished by the limit, {len(candidates)} unfinished"
+    if len(candidates) < num_beams:
+        return f"{len(candidates)} finished by the limit"
+    return f"{len(candidates)} finished"
+
+
 def candidates_tree(num_beams, candidates, tokenizer):
     """What a search has found, as a tree, with what each length_penalty makes of the scores."""
     penalties = sorted(penalty for beams, penalty in SETTINGS if beams == num_beams)
@@ -68,20 +77,12 @@ def candidates_tree(num_beams, candidates, tokenizer):
         note = f"{len(text.tokens):6}{text.score:9.2f}"
         for penalty in penalties:
             arrow = "←" if text is best(candidates, penalty) else " "
-            note += f"{normalised_score(text, penalty):9.2g} {arrow}"
+            note += f"{normalised_score(text, penalty):#10.3g} {arrow}"
         leaves.append((text.tokens, note))
-    head = f"{'n':>6}{'score':>9}"
-    for penalty in penalties:
-        head += f"{f'÷ n^{penalty}':>9}  "
-    lines = [head.rjust(common.WIDTH).rstrip()]
-    lines += common.tree(leaves, tokenizer)
-    if not candidates[0].ended:
-        count = f"none finished by the limit, {len(candidates)} unfinished"
-    elif len(candidates) < num_beams:
-        count = f"{len(candidates)} finished by the limit"
-    else:
-        count = f"{len(candidates)} finished"
-    return f"**Candidates with num_beams={num_beams}**: {count}\n\n{common.fenced(lines)}"
+    head = "     n    score" + "".join(f"   ÷ n^{penalty}  " for penalty in penalties)
+    lines = [head.rjust(common.WIDTH).rstrip(), *common.tree(leaves, tokenizer)]
+    title = f"**Candidates with num_beams={num_beams}**: {ending(num_beams, candidates)}"
+    return f"{title}\n\n{common.fenced(lines)}"
 
 
 def main():

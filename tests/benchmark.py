@@ -159,7 +159,7 @@ def main():
     args = parser.parse_args()
     limit = args.max_new_tokens
 
-    ours, tokenizer = common.load_or_exit(parser, args)
+    ours, tokenizer = common.check_and_load(parser, args)
     prompt = tokenizer(common.PROMPTS["hedgehog"]).input_ids
     float32 = load_rival(args.model, ours.device, dtype=torch.float32)
     as_loaded = load_rival(args.model, ours.device)

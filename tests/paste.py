@@ -191,6 +191,8 @@ def paste(page, outputs, survey=""):
         tables.append(table)
         begin, end = f"<!-- begin outputs/{name} -->\n", f"<!-- end outputs/{name} -->\n"
         page = between(page, begin, end, f"\n{facts}\n\n{texts}")
+    if any(table[0] != tables[0][0] for table in tables):
+        raise ValueError("the outputs' tables at a glance differ: run all five scripts again")
     rows = [row for table in tables for row in table[2:]]
     glance = "\n".join(tables[0][:2] + rows)
     page = between(page, "<!-- glance -->\n", "<!-- /glance -->\n", f"\n{glance}\n\n")

@@ -51,16 +51,16 @@ def json_counts(answers, tokenizer):
     }
 
 
-def survey(sample, labels, count, model, tokenizer, generator, max_new_tokens):
-    """The rows of one task: for each of its settings, the counts of both prompts.
+def rows_of(task, labels, args, model, tokenizer, generator):
+    """The rows of one task's module: for each of its settings, the counts of both prompts.
 
-    sample: the task's function. labels: {setting: label}. count: how many texts per setting.
+    labels: {setting: label}. args: of the command line.
     """
-    settings = list(labels) * count
+    settings = list(labels) * args.texts
     texts = {}  # by the name of the prompt
     for name, input_text in common.PROMPTS.items():
         prompt = tokenizer(input_text).input_ids
-        texts[name] = sample(model, prompt, settings, generator, max_new_tokens)
+        texts[name] = task.sample(model, prompt, settings, generator, args.max_new_tokens)
     rows = []
     for setting, label in labels.items():
         stories = [text for text in texts["hedgehog"] if text.setting == setting]
@@ -87,14 +87,13 @@ def main():
     args = parser.parse_args()
     if args.texts < 1:
         parser.error("--texts must be at least 1")
-    model, tokenizer = common.load_or_exit(parser, args)
+    model, tokenizer = common.check_and_load(parser, args)
 
     temperatures = {t: f"temperature={t}" for t in task3_temperature.TEMPERATURES}
     nuclei = {setting: task4_nucleus.label(*setting) for setting in task4_nucleus.SETTINGS}
     generator = torch.Generator().manual_seed(args.seed)
-    shared = (args.texts, model, tokenizer, generator, args.max_new_tokens)
-    rows = survey(task3_temperature.sample, temperatures, *shared)
-    rows += survey(task4_nucleus.sample, nuclei, *shared)
+    rows = rows_of(task3_temperature, temperatures, args, model, tokenizer, generator)
+    rows += rows_of(task4_nucleus, nuclei, args, model, tokenizer, generator)
     markdown = f"{common.provenance(args, model)}\n\n"
     markdown += f"{args.texts} texts per setting and prompt.\n\n{common.table(rows)}\n"
     common.write_output(__file__, markdown)

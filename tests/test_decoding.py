@@ -100,10 +100,14 @@ def test_a_text_that_was_left_out_is_refused(tiny):
     check_logits(step(context, [staying]), model, ABC, [staying])  # a refused step changes nothing
 
 
-@pytest.mark.parametrize("task", [greedy, lambda *args: beam_search(*args[:2], 2, args[2])])
+@pytest.mark.parametrize(
+    "task", [greedy, lambda model, prompt, limit: beam_search(model, prompt, 2, limit)]
+)
 def test_a_model_that_gives_nan_is_refused(tiny, task):
     """As a fault of MPS does in the middle of a text: argmax and topk would go on with token 0."""
     model = tiny(scale=0.3)
+
+    steps = []
 
     def spoil(_module, _arguments, output):
         if output.shape[1] == 1:  # a step, not the prefill
@@ -111,7 +115,6 @@ def test_a_model_that_gives_nan_is_refused(tiny, task):
         if len(steps) == 3:
             output[-1, -1] = torch.nan
 
-    steps = []
     model.lm_head.register_forward_hook(spoil)
     with pytest.raises(ValueError, match="the model gave NaN.* on cpu"):
         task(model, ABC, 9)

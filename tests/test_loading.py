@@ -98,31 +98,15 @@ def test_the_accelerator_gives_the_cpus_texts(tiny_folder, monkeypatch):
 
 
 def test_a_broken_accelerator_is_named_before_anything_is_read(monkeypatch, start_here):
-    """As an old GPU is: found, and given data, but its first operation fails."""
-    found = torch.device("cpu:7")
-    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: found)
-    ones = torch.ones
-
-    class Old(torch.Tensor):
-        def add(self, _other):
-            raise RuntimeError("no kernel image is available\nfor execution on the device")
-
-    def ones_on(*size, device):
-        return ones(*size).as_subclass(Old if torch.device(device) == found else torch.Tensor)
-
-    monkeypatch.setattr(torch, "ones", ones_on)
-    read = []
-    monkeypatch.setattr(common, "read_checkpoint", lambda *_, **__: read.append(1))
-    with pytest.raises(ValueError, match="cpu:7 does not work"):
+    """As an old GPU is: found, but it can't compute. ("meta" can't give a value.)"""
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: torch.device("meta"))
+    monkeypatch.setattr(common, "read_checkpoint", lambda *_, **__: pytest.fail("it was read"))
+    with pytest.raises(ValueError, match="meta does not work"):
         common.load()
-    message = start_here("--model", "anything").rpartition("task1_greedy.py: error: ")[2]
-    assert message == (
-        "the device cpu:7 does not work (RuntimeError: no kernel image is available for execution "
-        "on the device). Use --device cpu\n"
-    )
-    with pytest.raises(TypeError):  # another device works, and the (stubbed) reading begins
-        common.load(device="cpu")
-    assert read
+    message = start_here().rpartition("task1_greedy.py: error: ")[2]
+    assert message.startswith("the device meta does not work (")
+    assert message.endswith("). Use --device cpu\n")
+    assert message.count("\n") == 1
 
 
 @pytest.mark.parametrize("device", ["nonsense", "meta", ""])
@@ -177,10 +161,6 @@ OUR_MESSAGES = {
     "no tokenizer": "the tokenizer does not read <|im_end|> as the one token 10",
     "no special tokens": "the tokenizer does not read <|im_end|> as the one token 10",
 }
-WITHOUT_HUB = (  # the README's command
-    "pip install -r tests/requirements.txt && "
-    'python task1_greedy.py --model "$(python tests/offline_model.py)"'
-)
 
 
 def check_message(stderr, name, cause):
@@ -188,7 +168,7 @@ def check_message(stderr, name, cause):
     notes, _, message = stderr.rpartition("task1_greedy.py: error: ")
     assert message.startswith(f"{name} could not be loaded (")
     assert cause in message
-    assert message.endswith(f"). Without the Hugging Face Hub: {WITHOUT_HUB}\n")
+    assert message.endswith("). Without the Hugging Face Hub: see README.md\n")
     assert message.count("\n") == 1
     assert "Traceback" not in notes
 
@@ -242,10 +222,6 @@ def test_any_error_is_one_message(monkeypatch, start_here, error):
     check_message(
         start_here(), MODEL_ID, f"{MODEL_ID} could not be loaded ({error.__name__}: two lines)."
     )
-
-
-def test_the_command_without_the_hub_is_the_readmes():
-    assert WITHOUT_HUB in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The report: marks, tables, trees, and texts that could break a page or act on a terminal."""
 
 import argparse
-import itertools
 import math
 import re
 import sys
@@ -110,24 +109,26 @@ def test_a_storys_doubt_from_beginning_to_end():
 
 def test_stories_are_wrapped_and_folded():
     words = ("word " * 100).encode()
-    shown = common.show("greedy", text(*[0] * 61), Bytes(words, b"\n"))
+    shown = common.text_section("greedy", text(*[0] * 61), Bytes(words, b"\n"))
     assert shown.startswith("<details><summary><b>greedy</b>: 61 tokens, cut</summary>")
     assert max(len(line) for line in shown.split("\n")) <= 90
     assert shown.count("word") == 6100
-    shown = common.show("greedy", text(*[0, 1] * 31), Bytes(b"a", b"\n"))
+    shown = common.text_section("greedy", text(*[0, 1] * 31), Bytes(b"a", b"\n"))
     assert shown.count("\na") == 31  # line breaks stay
-    shown = common.show("greedy", text(*[0] * 60, EOS), Bytes(b"a"))
+    shown = common.text_section("greedy", text(*[0] * 60, EOS), Bytes(b"a"))
     assert "<b>greedy</b>: 61 tokens</summary>" in shown
 
 
 def test_short_texts_stand_open_with_their_marks():
-    shown = common.show("x", text(0, EOS, doubts=[0.5, 0]), Bytes(b"a"))
+    shown = common.text_section("x", text(0, EOS, doubts=[0.5, 0]), Bytes(b"a"))
     assert shown == "**x**: 2 tokens\n\n```text\na<|im_end|>\n▄\n```"
-    assert common.show("x", text(*[0] * 60), Bytes(b"a")).startswith("**x**: 60 tokens, cut\n")
+    assert common.text_section("x", text(*[0] * 60), Bytes(b"a")).startswith(
+        "**x**: 60 tokens, cut\n"
+    )
 
 
 def test_a_line_that_is_too_long_by_a_space_leaves_no_empty_line():
-    shown = common.show("x", text(*[0] * 61), Bytes(b"a" * 90 + b" \n"))
+    shown = common.text_section("x", text(*[0] * 61), Bytes(b"a" * 90 + b" \n"))
     assert "\n\na" not in shown.partition("text\n")[2]
 
 
@@ -181,45 +182,43 @@ def test_tree_of_candidates():
     assert len(line) == 90 and line.endswith("e  a note") and " … " in line  # the piece gives way
 
 
-def expected_note(candidate, found, penalties):
-    """The columns of a candidate: its length, its score, what each penalty makes of it."""
-    cells = [str(len(candidate.tokens)), f"{candidate.score:.2f}"]
-    for penalty in penalties:
-        cells.append(f"{candidate.score / len(candidate.tokens) ** penalty:.2g}")
-        if candidate is task5_beam_search.best(found, penalty):
-            cells.append("←")
-    return cells
+def candidate(*tokens, score):
+    """A text with that score."""
+    return Text(tokens=list(tokens), logprobs=[score / len(tokens)] * len(tokens))
 
 
-def test_the_tree_shows_why_a_penalty_chose(tiny_folder):
-    endings = set()
-    for seed, limit in itertools.product((4, 12), (3, 12, 40)):
-        model, tokenizer = common.load(tiny_folder(seed, letters=None, scale=0.25))
-        prompt = tokenizer(common.PROMPTS["json"]).input_ids
-        for num_beams, penalties in ((1, [1.0]), (4, [0.5, 1.0, 2.0]), (8, [1.0])):
-            found = task5_beam_search.beam_search(model, prompt, num_beams, limit)
-            shown = task5_beam_search.candidates_tree(num_beams, found, tokenizer)
-            title, _, fence = shown.partition("\n\n")
-            what = f"{len(found)} finished"
-            if not any(t.ended for t in found):
-                what = f"none finished by the limit, {len(found)} unfinished"
-            elif len(found) < num_beams:
-                what += " by the limit"
-            assert title == f"**Candidates with num_beams={num_beams}**: {what}"
-            endings.add(re.sub(r"\d+ ", "", what))
-            _, head, *lines, _ = fence.split("\n")
-            assert head.split() == ["n", "score"] + [w for p in penalties for w in ("÷", f"n^{p}")]
-            notes = re.findall(
-                r" (\d+ +-\d+\.\d\d(?: +-[\d.e-]+(?: ←)?)+)$", "\n".join(lines), re.MULTILINE
-            )
-            assert sorted(note.split() for note in notes) == sorted(
-                expected_note(candidate, found, penalties) for candidate in found
-            )
-            # The last column ends below its head, its arrow at the page's edge.
-            assert len(head) == 88
-            assert max(len(line) for line in lines) <= 90
-            assert all(len(line) == 90 for line in lines if line[-1] == "←")
-    assert len(endings) == 3, "a search did not end in each of the three ways"
+def test_the_tree_shows_why_a_penalty_chose():
+    found = [
+        candidate(0, EOS, score=-2.0),
+        candidate(1, 1, 1, EOS, score=-5.0),
+        candidate(0, *[1] * 6, EOS, score=-4.2),
+        candidate(1, 0, 1, EOS, score=-5.5),
+    ]
+    shown = task5_beam_search.candidates_tree(4, found, Bytes(b"a", b"b"))
+    title, _, fence = shown.partition("\n\n")
+    assert title == "**Candidates with num_beams=4**: 4 finished"
+    assert fence.split("\n")[1:-1] == [
+        "                                            n    score   ÷ n^0.5     ÷ n^1.0     ÷ n^2.0",
+        "├─ a",
+        "│  ├─ <|im_end|>                            2    -2.00     -1.41 ←     -1.00      -0.500",
+        "│  └─ bbbbbb<|im_end|>                      8    -4.20     -1.48      -0.525 ←   -0.0656 ←",
+        "└─ b",
+        "   ├─ bb<|im_end|>                          4    -5.00     -2.50       -1.25      -0.312",
+        "   └─ ab<|im_end|>                          4    -5.50     -2.75       -1.38      -0.344",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("candidates", "ending"),
+    [
+        ([text(0, EOS), text(1, EOS)], "2 finished"),
+        ([text(0, EOS), text(1, EOS), text(2, EOS)], "3 finished"),
+        ([text(0, EOS)], "1 finished by the limit"),
+        ([text(0, 0), text(0, 1)], "none finished by the limit, 2 unfinished"),
+    ],
+)
+def test_how_a_search_has_ended(candidates, ending):
+    assert task5_beam_search.ending(2, candidates) == ending
 
 
 def test_the_step_that_is_shown(tiny_folder):
@@ -247,7 +246,7 @@ def test_one_step_under_every_setting():
         "| ` 4\\|` | 0.050 ▎ | 2.9e-10 | 0 | 0 |",
         "| ` 5\\|` | 0.030 ▏ | 1.7e-12 | 0 | 0 |",
         "| entropy | 2.07 bits | 0.03 bits | 1.43 bits | 0.00 bits |",
-        "| tokens that can be drawn | 7 | 6 | 3 | 1 |",
+        "| tokens left | 7 | 6 | 3 | 1 |",
     ]
 
 
@@ -259,7 +258,7 @@ def test_wild_texts(wild):
     seen.encode()
     tokenizer = SimpleNamespace(decode=lambda _tokens: wild)
     for length in (1, 100):  # open with marks (here without doubt, so none), and folded
-        shown = common.show("x", text(*[1] * length, doubts=[0] * length), tokenizer)
+        shown = common.text_section("x", text(*[1] * length, doubts=[0] * length), tokenizer)
         fence = re.search(r"^(`{3,})text\n", shown, re.MULTILINE)[1]
         body = shown.partition(f"{fence}text\n")[2].rpartition(f"\n{fence}")[0]
         assert fence not in body

@@ -96,7 +96,7 @@ def expected_section(texts, tokenizer):
     for label, text in texts.items():
         first = labels.setdefault(tuple(text.tokens), label)
         same = f"**{label}**: the same text as {first}."
-        pieces.append(common.show(label, text, tokenizer) if first == label else same)
+        pieces.append(common.text_section(label, text, tokenizer) if first == label else same)
     return "".join(piece + "\n\n" for piece in pieces)
 
 
@@ -157,13 +157,12 @@ def test_help(run_here, script):
         ["--seed", "x"],
         ["--seed", str(2**32)],
         ["--seed", "-1"],
-        ["--model", "outputs"],
-        ["--model", ""],
         ["--nonsense"],
     ],
 )
-def test_bad_arguments_cost_nothing(run_here, tiny_folder, arguments):
-    done = run_here("task2_sampling", "--model", tiny_folder(), *arguments)
+def test_bad_arguments_cost_nothing(run_here, monkeypatch, arguments):
+    monkeypatch.setattr(common, "read_checkpoint", lambda *_, **__: pytest.fail("it was read"))
+    done = run_here("task2_sampling", *arguments)
     assert (done.returncode, done.stdout, done.written) == (2, "", "before")
     assert done.stderr.count("\ntask2_sampling.py: error: ") == 1, done.stderr
 

@@ -88,18 +88,21 @@ def test_each_row_counts_the_texts_of_its_own_setting(monkeypatch, capsys, tmp_p
     rows = []
     for task, settings, label in (
         (task3_temperature, (0.001, 0.1, 0.5, 1.0, 10.0), "temperature={}".format),
-        (task4_nucleus, ((1.0, 0.9), (1.0, 0.15), (0.5, 0.9), (0.5, 0.15)), None),
+        (
+            task4_nucleus,
+            ((1.0, 0.9), (1.0, 0.15), (0.5, 0.9), (0.5, 0.15)),
+            lambda setting: "temperature={:g}, top_p={:g}".format(*setting),
+        ),
     ):
         prompts = [tokenizer(input_text).input_ids for input_text in common.PROMPTS.values()]
         stories, answers = [
             task.sample(model, prompt, settings * 7, generator, 9) for prompt in prompts
         ]
         for number, setting in enumerate(settings):
-            name = label(setting) if label else "temperature={:g}, top_p={:g}".format(*setting)
             own_stories = stories[number :: len(settings)]
             own_answers = answers[number :: len(settings)]
             rows.append(
-                {"setting": name}
+                {"setting": label(setting)}
                 | survey.story_counts(own_stories)
                 | survey.json_counts(own_answers, tokenizer)
             )
