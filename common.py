@@ -5,6 +5,7 @@ import contextlib
 import json
 import math
 import sys
+import textwrap
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -166,9 +167,10 @@ def working_device(name):
         device = torch.device(name)
         # A GPU that is too old for this torch is found and takes data, but can't compute.
         torch.ones(1, device=device).add(1).item()
-    except Exception as error:  # each kind of device has its own
+    except Exception as error:  # each kind of device has its own; some go on for pages
+        reason = textwrap.shorten(one_line(error), 300)
         raise DeviceError(
-            f"the device {name} does not work ({one_line(error)}). Use --device cpu"
+            f"the device {name} does not work ({reason}). Use --device cpu"
         ) from error
     return device
 

@@ -78,12 +78,12 @@ def main():
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--model", default=common.MODEL_ID, help="Hub id or local folder")
-    parser.add_argument("--device", default="auto", help="cpu, cuda, mps")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, mps; auto: a GPU if any")
     parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
     parser.add_argument("--texts", type=int, default=20, help="texts per setting and prompt")
-    parser.add_argument(
-        "--max-new-tokens", type=int, default=common.MAX_NEW_TOKENS, help="of a text"
-    )
+    limit_help = "limit of a text, in tokens"
+    limit = common.MAX_NEW_TOKENS
+    parser.add_argument("--max-new-tokens", type=int, default=limit, help=limit_help)
     args = parser.parse_args()
     if args.texts < 1:
         parser.error("--texts must be at least 1")
