@@ -118,8 +118,8 @@ def draw(probs, generator):
     """
     if probs.isnan().any():
         raise ValueError("probabilities are NaN: is a temperature 0?")
-    # Two draws, of which the first is used: for one alone, multinomial takes a far slower algorithm.
-    # It looks the two up in a running sum, which must be double, or the rarest tokens are lost.
+    # Two draws, of which the first is used: for one alone, multinomial is far slower. It looks the
+    # two up in a running sum, which must be double, or the rarest tokens are lost.
     two_draws = torch.multinomial(probs.cpu().double(), 2, replacement=True, generator=generator)
     return two_draws[:, 0].to(probs.device)
 
@@ -245,8 +245,8 @@ LEGEND = (
     "█, a blank for less than 1/16; the table at the end shows it for each story, as the means of "
     f"{PARTS} even parts (of a shorter text: of its tokens), with ▁ for a blank too. *Cut*: the "
     "limit came before EOS. A JSON is *right* if it equals "
-    f"`{json.dumps(RIGHT_ANSWER)}`, *not valid* if the text as a whole does not parse (because of a "
-    "code fence around it, for example), and else *wrong*."
+    f"`{json.dumps(RIGHT_ANSWER)}`, *not valid* if the text as a whole does not parse (because of "
+    "a code fence around it, for example), and else *wrong*."
 )
 
 
@@ -462,8 +462,8 @@ def step_table(logits, distributions, tokenizer):
     rows.append({"next token": "tokens left"} | counts)
     return (
         "### One step under every setting\n\n"
-        f"What may follow {code(BEGINNING)}: the six likeliest tokens. Their order is the same under "
-        "every setting. A plain 0: the cut, or float32, has left nothing of it.\n\n"
+        f"What may follow {code(BEGINNING)}: the six likeliest tokens. Their order is the same "
+        "under every setting. A plain 0: the cut, or float32, has left nothing of it.\n\n"
         f"{table(rows)}"
     )
 

@@ -1,4 +1,4 @@
-"""The README's prose: it answers what was asked, its picture is true, and its links lead somewhere."""
+"""The README's prose: it answers what was asked, its picture is true, its links lead somewhere."""
 
 import json
 import re

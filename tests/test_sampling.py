@@ -193,7 +193,7 @@ def test_nucleus_on_the_example_of_its_comments():
 @settings(deadline=None, max_examples=150)
 @given(distributions())
 def test_top_p_of_1_keeps_everything(probs):
-    """As a number, and as one row's among others. A float32 running sum may pass 1 before its end."""
+    """As a number, and as one row's among others. A float32 sum may pass 1 before its end."""
     torch.testing.assert_close(nucleus(probs, 1.0), probs)
     assert torch.equal(nucleus(probs, 1.0) > 0, probs > 0)
     top_p = torch.full((len(probs), 1), 0.5)
