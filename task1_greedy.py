@@ -17,7 +17,7 @@ def greedy(model, prompt, max_new_tokens=MAX_NEW_TOKENS):
     for _ in progress(max_new_tokens):
         logits = step(context, [text])  # (1, vocabulary)
         token = logits.argmax(dim=-1)  # (1,)
-        append_tokens([text], token, logits)
+        append_tokens([text], token)
         if text.ended:
             break
     return text

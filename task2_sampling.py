@@ -24,7 +24,7 @@ def sample(model, prompt, count, generator, max_new_tokens=MAX_NEW_TOKENS):
         logits = step(context, unfinished)  # (unfinished texts, vocabulary)
         probs = logits.softmax(dim=-1)
         tokens = draw(probs, generator)  # (unfinished texts,)
-        append_tokens(unfinished, tokens, logits)
+        append_tokens(unfinished, tokens)
         unfinished = [text for text in unfinished if not text.ended]
         if not unfinished:
             break
@@ -34,8 +34,8 @@ def sample(model, prompt, count, generator, max_new_tokens=MAX_NEW_TOKENS):
 def main():
     """Load, generate, print, write."""
     args, model, tokenizer, report = common.start(__file__, __doc__, draws=True)
-    generator = torch.Generator().manual_seed(args.seed)
     for name, input_text in PROMPTS.items():
+        generator = torch.Generator().manual_seed(args.seed)
         prompt = tokenizer(input_text).input_ids
         texts = sample(model, prompt, SAMPLES, generator, args.max_new_tokens)
         labelled = {f"sampling, text {number}": text for number, text in enumerate(texts, start=1)}

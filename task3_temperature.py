@@ -19,7 +19,7 @@ def sample(model, prompt, temperatures, generator, max_new_tokens=MAX_NEW_TOKENS
     prompt: a list of token ids. generator: the `torch.Generator` of the draws. ValueError for a
     temperature of 0.
     """
-    texts = [Text(temperature) for temperature in temperatures]
+    texts = [Text(setting=temperature) for temperature in temperatures]
     unfinished = texts
     context = Context(model, prompt)
     for _ in progress(max_new_tokens):
@@ -28,7 +28,7 @@ def sample(model, prompt, temperatures, generator, max_new_tokens=MAX_NEW_TOKENS
         temperature = torch.tensor(column, device=logits.device)  # (unfinished texts, 1)
         probs = (logits / temperature).softmax(dim=-1)
         tokens = draw(probs, generator)  # (unfinished texts,)
-        append_tokens(unfinished, tokens, logits)
+        append_tokens(unfinished, tokens)
         unfinished = [text for text in unfinished if not text.ended]
         if not unfinished:
             break
@@ -38,11 +38,8 @@ def sample(model, prompt, temperatures, generator, max_new_tokens=MAX_NEW_TOKENS
 def main():
     """Load, generate, print, write."""
     args, model, tokenizer, report = common.start(__file__, __doc__, draws=True)
-    logits = common.example_step(model, tokenizer)  # (vocabulary,)
-    distributions = {f"T={t:g}": (logits / t).softmax(dim=-1) for t in TEMPERATURES}
-    report.add(common.step_table(logits, distributions, tokenizer))
-    generator = torch.Generator().manual_seed(args.seed)
     for name, input_text in PROMPTS.items():
+        generator = torch.Generator().manual_seed(args.seed)
         prompt = tokenizer(input_text).input_ids
         texts = sample(model, prompt, TEMPERATURES, generator, args.max_new_tokens)
         report.add_texts(name, {f"temperature={text.setting}": text for text in texts})

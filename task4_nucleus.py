@@ -12,6 +12,19 @@ from common import MAX_NEW_TOKENS, PROMPTS, Context, Text, append_tokens, draw, 
 SETTINGS = ((1.0, 0.9), (1.0, 0.15), (0.5, 0.9), (0.5, 0.15))  # (temperature, top_p)
 
 
+def ranked_by_probability(probs, top_p):
+    """The most probable tokens, in order, at least those of the nucleus.
+
+    Returns (their probabilities, the tokens), each (rows, 1000) as a rule: a sort of the whole
+    vocabulary takes over ten times as long. The arguments are those of `nucleus`.
+    """
+    ranked, tokens = probs.topk(min(1000, probs.shape[-1]))
+    cumulative = ranked.cumsum(dim=-1).clamp(max=1)
+    if (cumulative[:, -1:] <= top_p).any():  # the nucleus may go on beyond these 1000
+        ranked, tokens = probs.sort(dim=-1, descending=True)
+    return ranked, tokens
+
+
 def nucleus(probs, top_p):
     """Cut each distribution to its nucleus and renormalise it (Holtzman et al. 2020, eq. 3).
 
@@ -19,17 +32,13 @@ def nucleus(probs, top_p):
     1 keeps everything. Returns a tensor like `probs`.
     """
     # The comments follow one row: 0.10, 0.50, 0.25, 0.15 with top_p = 0.85.
-    ranked, tokens = probs.topk(min(1000, probs.shape[-1]))  # 0.50 0.25 0.15 0.10, tokens 1 2 3 0
-    # Clamped, as float32's sum may pass 1 by rounding, and top_p = 1 would lose the last tokens.
-    cumulative = ranked.cumsum(dim=-1).clamp(max=1)  # 0.50 0.75 0.90 1.00
-    if (cumulative[:, -1:] <= top_p).any():  # rare, but for 1: it may go on beyond these 1000
-        ranked, tokens = probs.sort(dim=-1, descending=True)  # takes over ten times as long
-        cumulative = ranked.cumsum(dim=-1).clamp(max=1)
+    ranked, tokens = ranked_by_probability(probs, top_p)  # 0.50 0.25 0.15 0.10, tokens 1 2 3 0
+    cumulative = ranked.cumsum(dim=-1).clamp(max=1)  # 0.50 0.75 0.90 1.00 (rounding may pass 1)
     kept = cumulative <= top_p  # yes yes no no: 0.90 exceeds top_p
     kept[:, 0] = True  # the most probable token, even where it alone exceeds top_p
-    ranked = ranked.where(kept, 0)  # 0.50 0.25 0 0
-    ranked = ranked / ranked.sum(dim=-1, keepdim=True)  # 0.67 0.33 0 0
-    return torch.zeros_like(probs).scatter(-1, tokens, ranked)  # 0 0.67 0.33 0
+    cut = ranked.where(kept, 0)  # 0.50 0.25 0 0
+    renormalised = cut / cut.sum(dim=-1, keepdim=True)  # 0.67 0.33 0 0
+    return torch.zeros_like(probs).scatter(-1, tokens, renormalised)  # 0 0.67 0.33 0
 
 
 def sample(model, prompt, settings, generator, max_new_tokens=MAX_NEW_TOKENS):
@@ -38,7 +47,7 @@ def sample(model, prompt, settings, generator, max_new_tokens=MAX_NEW_TOKENS):
     prompt: a list of token ids. settings: a (temperature, top_p) for each text.
     generator: the `torch.Generator` of the draws. ValueError for a temperature of 0.
     """
-    texts = [Text(setting) for setting in settings]
+    texts = [Text(setting=setting) for setting in settings]
     unfinished = texts
     context = Context(model, prompt)
     for _ in progress(max_new_tokens):
@@ -49,7 +58,7 @@ def sample(model, prompt, settings, generator, max_new_tokens=MAX_NEW_TOKENS):
         probs = (logits / temperature).softmax(dim=-1)
         probs = nucleus(probs, top_p)
         tokens = draw(probs, generator)  # (unfinished texts,)
-        append_tokens(unfinished, tokens, logits)
+        append_tokens(unfinished, tokens)
         unfinished = [text for text in unfinished if not text.ended]
         if not unfinished:
             break
@@ -64,14 +73,8 @@ def label(temperature, top_p):
 def main():
     """Load, generate, print, write."""
     args, model, tokenizer, report = common.start(__file__, __doc__, draws=True)
-    logits = common.example_step(model, tokenizer)  # (vocabulary,)
-    distributions = {}
-    for temperature, top_p in SETTINGS:
-        probs = (logits / temperature).softmax(dim=-1)
-        distributions[label(temperature, top_p)] = nucleus(probs[None], top_p)[0]
-    report.add(common.step_table(logits, distributions, tokenizer))
-    generator = torch.Generator().manual_seed(args.seed)
     for name, input_text in PROMPTS.items():
+        generator = torch.Generator().manual_seed(args.seed)
         prompt = tokenizer(input_text).input_ids
         texts = sample(model, prompt, SETTINGS, generator, args.max_new_tokens)
         report.add_texts(name, {label(*text.setting): text for text in texts})

@@ -9,11 +9,7 @@ import common
 from common import MAX_NEW_TOKENS, PROMPTS, Context, Text, progress, step
 
 SETTINGS = ((1, 1.0), (4, 1.0), (4, 0.5), (4, 2.0), (8, 1.0))  # (num_beams, length_penalty)
-TREE_LEGEND = (
-    "Below the texts, all candidates of a search as a tree: a beginning that several share stands "
-    "once. At the right of each: n, its number of tokens; its score; the score divided by "
-    "n^length_penalty. An arrow marks the highest of such a column: that penalty chooses it."
-)
+PENALTIES = (0.5, 1.0, 2.0)  # those of SETTINGS, in order
 
 
 def beam_search(model, prompt, num_beams, max_new_tokens=MAX_NEW_TOKENS):
@@ -69,26 +65,34 @@ def ending(num_beams, candidates):
     return f"{len(candidates)} finished"
 
 
-def candidates_tree(num_beams, candidates, tokenizer):
-    """What a search has found, as a tree, with what each length_penalty makes of the scores."""
-    penalties = sorted(penalty for beams, penalty in SETTINGS if beams == num_beams)
-    leaves = []
-    for text in sorted(candidates, key=lambda text: text.score, reverse=True):
-        note = f"{len(text.tokens):6}{text.score:9.2f}"
-        for penalty in penalties:
-            arrow = "←" if text is best(candidates, penalty) else " "
-            note += f"{normalised_score(text, penalty):#10.3g} {arrow}"
-        leaves.append((text.tokens, note))
-    head = "     n    score" + "".join(f"   ÷ n^{penalty}  " for penalty in penalties)
-    lines = [head.rjust(common.WIDTH).rstrip(), *common.tree(leaves, tokenizer)]
-    title = f"**Candidates with num_beams={num_beams}**: {ending(num_beams, candidates)}"
-    return f"{title}\n\n{common.fenced(lines)}"
+def candidates_table(name, searches, tokenizer):
+    """A Markdown table of all candidates of a prompt's searches, the most probable first.
+
+    name: of the prompt. searches: {num_beams: its candidates}. A normalised score stands where the
+    assignment asks for that length_penalty; in bold the highest of a search, which wins.
+    """
+    rows = []
+    for num_beams, candidates in searches.items():
+        for text in sorted(candidates, key=lambda text: text.score, reverse=True):
+            row = {"num_beams": num_beams, "candidate": common.facts(name, text, tokenizer)}
+            row["score"] = f"{text.score:.2f}"
+            for penalty in PENALTIES:
+                cell = ""
+                if (num_beams, penalty) in SETTINGS:
+                    cell = f"{normalised_score(text, penalty):#.3g}"
+                    if text is best(candidates, penalty):
+                        cell = f"**{cell}**"
+                row[f"score / n^{penalty}"] = cell
+            row["text"] = common.excerpt(text, tokenizer)
+            rows.append(row)
+    endings = [f"num_beams={beams}: {ending(beams, found)}" for beams, found in searches.items()]
+    title = f"**{name}, all candidates** (n: tokens). {'; '.join(endings)}"
+    return f"{title}\n\n{common.table(rows)}"
 
 
 def main():
     """Load, generate, print, write."""
     args, model, tokenizer, report = common.start(__file__, __doc__)
-    report.add(TREE_LEGEND)
     for name, input_text in PROMPTS.items():
         prompt = tokenizer(input_text).input_ids
         searches = {}  # by num_beams, because one search serves all penalties
@@ -99,8 +103,7 @@ def main():
             label = f"num_beams={num_beams}, length_penalty={length_penalty}"
             winners[label] = best(searches[num_beams], length_penalty)
         report.add_texts(name, winners)
-        for num_beams, candidates in searches.items():
-            report.add(candidates_tree(num_beams, candidates, tokenizer))
+        report.add(candidates_table(name, searches, tokenizer))
     report.finish()
 
 
