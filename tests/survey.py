@@ -77,7 +77,7 @@ def main():
         rows += rows_of(task, labels, model, tokenizer, generator, args.max_new_tokens)
     report.add(f"{TEXTS} texts per setting and prompt.")
     report.add(common.table(rows))
-    common.write_output(__file__, report.markdown)
+    report.write()
 
 
 if __name__ == "__main__":
