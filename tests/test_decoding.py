@@ -25,7 +25,6 @@ def test_greedy_ends_at_eos_and_at_the_limit(tiny):
     endings = set()
     for seed in range(12):
         text = greedy(tiny(seed), ABC, 20)
-        assert text.ended == (text.tokens[-1] == EOS)
         assert text.ended or len(text.tokens) == 20
         assert EOS not in text.tokens[:-1]
         endings.add(text.ended)
@@ -33,19 +32,17 @@ def test_greedy_ends_at_eos_and_at_the_limit(tiny):
 
 
 def test_a_text_ends_by_eos_alone(monkeypatch):
-    assert not Text().ended
-    assert not Text(tokens=[151645, 7]).ended
-    assert Text(tokens=[7, 151645]).ended
     monkeypatch.setattr(common, "EOS", 7)
+    assert not Text().ended
+    assert not Text(tokens=[7, 151645]).ended
     assert Text(tokens=[151645, 7]).ended
 
 
 def test_an_extended_text_leaves_its_parent_as_it_was():
-    parent = Text("setting", [1, 2], [-0.5, -1.0], cache_row=3)
+    parent = Text("setting", [1, 2], score=-1.5, cache_row=3)
     child = parent.extended(7, -2.0)
-    assert child == Text("setting", [1, 2, 7], [-0.5, -1.0, -2.0], cache_row=3)
-    assert parent == Text("setting", [1, 2], [-0.5, -1.0], cache_row=3)
-    assert (parent.score, child.score) == (-1.5, -3.5)
+    assert child == Text("setting", [1, 2, 7], score=-3.5, cache_row=3)
+    assert parent == Text("setting", [1, 2], score=-1.5, cache_row=3)
 
 
 def check_logits(logits, model, prompt, texts):
@@ -67,7 +64,7 @@ def test_cached_logits_equal_uncached_ones_while_texts_leave(tiny, rows):
         check_logits(logits, model, ABC, unfinished)
         sizes.add(len(unfinished))
         tokens = torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
-        append_tokens(unfinished, tokens, logits)
+        append_tokens(unfinished, tokens)
         unfinished = [text for text in unfinished if not text.ended]
         if not unfinished:
             break
@@ -87,15 +84,19 @@ def test_cached_logits_equal_uncached_ones_while_texts_split_and_cross(tiny, pro
         texts = [texts[i].extended(token, 0.0) for i, token in zip(parents, tokens, strict=True)]
 
 
-def test_a_text_that_was_left_out_is_refused(tiny):
-    """Its row of the cache is another text's now."""
+def test_a_text_that_was_left_out_or_got_no_token_is_refused(tiny):
+    """The row of one that was left out is another text's now."""
     model = tiny(scale=0.3)
     context = Context(model, ABC)
     left_out, staying = Text(), Text()
-    append_tokens([left_out, staying], torch.tensor([1, 2]), step(context, [left_out, staying]))
-    append_tokens([staying], torch.tensor([3]), step(context, [staying]))
+    step(context, [left_out, staying])
+    with pytest.raises(ValueError, match="or nothing was appended"):
+        step(context, [left_out, staying])
+    append_tokens([left_out, staying], torch.tensor([1, 2]))
+    step(context, [staying])
+    append_tokens([staying], torch.tensor([3]))
     for texts in ([left_out], [staying, left_out]):
-        with pytest.raises(ValueError, match="left out"):
+        with pytest.raises(ValueError, match="left out of a step"):
             step(context, texts)
     check_logits(step(context, [staying]), model, ABC, [staying])  # a refused step changes nothing
 
@@ -106,7 +107,6 @@ def test_a_text_that_was_left_out_is_refused(tiny):
 def test_a_model_that_gives_nan_is_refused(tiny, task):
     """As a fault of MPS does in the middle of a text: argmax and topk would go on with token 0."""
     model = tiny(scale=0.3)
-
     steps = []
 
     def spoil(_module, _arguments, output):
@@ -121,8 +121,11 @@ def test_a_model_that_gives_nan_is_refused(tiny, task):
     assert len(steps) == 3
 
 
-def test_no_gradients_are_kept(tiny):
-    context = Context(tiny(scale=0.3), ABC)
+def test_logits_are_an_ordinary_tensor_without_a_graph(tiny):
+    """Though the weights ask for gradients. Nor has what the cache keeps one."""
+    model = tiny(scale=0.3)
+    assert all(weight.requires_grad for weight in model.parameters())
+    context = Context(model, ABC)
     assert not context.cache.layers[0].keys.requires_grad
     logits = step(context, [Text()])
     assert not logits.requires_grad
@@ -139,7 +142,8 @@ def test_every_token_is_read_once(tiny):
     context = Context(model, [0, 1, 2, 3])
     texts = [Text() for _ in range(3)]
     for _ in range(3):
-        append_tokens(texts, torch.tensor([1, 2, 3]), step(context, texts))
+        step(context, texts)
+        append_tokens(texts, torch.tensor([1, 2, 3]))
     assert shapes == [(1, 3), (3, 1), (3, 1), (3, 1)]
 
 
@@ -155,16 +159,16 @@ def test_the_cache_is_copied_only_when_texts_move(tiny, monkeypatch):
     monkeypatch.setattr(context.cache, "batch_select_indices", watched)
     texts = [Text() for _ in range(3)]
     for leaving in (None, None, 1, None):
-        append_tokens(texts, torch.tensor([1, 2, 3])[: len(texts)], step(context, texts))
+        step(context, texts)
+        append_tokens(texts, torch.tensor([1, 2, 3])[: len(texts)])
         texts = [text for i, text in enumerate(texts) if i != leaving]
     assert copied == [[0, 0, 0], [0, 2]]
 
 
 def test_prompts_and_constants_are_the_assignments():
     assert common.PROMPTS == {
-        # copied from the assignment
-        "hedgehog": "<|im_start|>system\nYou are a storyteller. Generate a story based on user message.<|im_end|>\n<|im_start|>user\nGenerate me a short story about a tiny hedgehog named Sonic.<|im_end|>\n<|im_start|>assistant\n",
-        "json": '<|im_start|>system\nYou are a JSON machine. Generate a JSON with format {"contractor": string with normalized contractor name, "sum": decimal, "currency": string with uppercased 3-letter currency code} based on user message.<|im_end|>\n<|im_start|>user\nTransfer 100 rubles and 50 kopeck to Mike<|im_end|>\n<|im_start|>assistant\n',
+        "hedgehog": "<|im_start|>system\nYou are a storyteller. Generate a story based on user message.<|im_end|>\n<|im_start|>user\nGenerate me a short story about a tiny hedgehog named Sonic.<|im_end|>\n<|im_start|>assistant\n",  # noqa: E501
+        "json": '<|im_start|>system\nYou are a JSON machine. Generate a JSON with format {"contractor": string with normalized contractor name, "sum": decimal, "currency": string with uppercased 3-letter currency code} based on user message.<|im_end|>\n<|im_start|>user\nTransfer 100 rubles and 50 kopeck to Mike<|im_end|>\n<|im_start|>assistant\n',  # noqa: E501
     }
     assert common.MAX_NEW_TOKENS == 1000
     assert common.EOS == 151645

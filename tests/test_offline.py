@@ -60,7 +60,7 @@ def test_rows_get_what_they_get_alone(offline):
     context = Context(model, prompt)
     for _ in range(40):
         logits = step(context, texts)
-        append_tokens(texts, logits.argmax(-1), logits)
+        append_tokens(texts, logits.argmax(-1))
     assert [text.tokens for text in texts] == [alone.tokens] * 8
 
 

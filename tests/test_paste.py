@@ -1,53 +1,43 @@
-"""paste.py: the page is true of the outputs the moment it has run."""
+"""paste.py: the page shows what the scripts wrote, and says nothing of what they wrote before."""
 
-import argparse
 import re
 import sys
-from types import SimpleNamespace
 
-import offline_model
 import paste
 import pytest
-import torch
-from conftest import ROOT
 
-import common
-
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-NAMES = sorted(f"{path.stem}.md" for path in ROOT.glob("task*.py"))
-GLANCE = "### At a glance\n\n| setting | JSON |\n| --- | --- |\n"
+HEAD = "| setting | hedgehog | json |\n| --- | --- | --- |\n"
 
 
-def output(model="B", text="text", setting="x"):
-    return f"Model `{model}` on cpu.\n\nThe legend.\n\n{text}\n\n{GLANCE}| {setting} | right |\n\n"
+def output(text="text", setting="x", model="B", words="The words."):
+    row = f"| {setting} | 2 tokens | right |"
+    return f"Model `{model}` on cpu.\n\n**{setting}**\n\n{text}\n\n{HEAD}{row}\n\n{words}\n\n"
 
 
-SURVEY = "Model `B` on cpu.\n\n| setting |\n| --- |\n| T |\n"
-OUTPUTS = {"t.md": output(setting="one"), "u.md": output(setting="two")}
-FINGERPRINT = paste.fingerprint(*OUTPUTS.values())
-OF_SURVEY = paste.fingerprint(SURVEY)
-MARKS = f"""<!-- writer -->
-x
-<!-- /writer -->
-<!-- glance -->
-<!-- /glance -->
-<!-- observed outputs {FINGERPRINT} -->
-- true of tasks
+SURVEY = "Model `B` on cpu.\n\n20 texts.\n\n| setting | loops |\n| --- | --- |\n| T | 1 |\n\n"
+OUTPUTS = {"t.md": output(setting="one"), "u.md": output(setting="two"), "survey.md": SURVEY}
+PAGE = """before
+<!-- observed t.md u.md -->
+> a stand-in's
 <!-- /observed -->
-
-<!-- begin outputs/t.md -->
-
+<!-- begin table -->
+<!-- end table -->
+<!-- observed t.md -->
+- true of t
+<!-- /observed -->
+<!-- begin t.md -->
 old
-<!-- end outputs/t.md -->
-<!-- begin outputs/u.md -->
-<!-- end outputs/u.md -->
-<!-- begin outputs/survey.md -->
-<!-- end outputs/survey.md -->
-<!-- observed survey {OF_SURVEY} -->
-- true of the survey
+<!-- end t.md -->
+<!-- observed survey.md u.md -->
+- true of u and the survey
 <!-- /observed -->
+<!-- begin u.md -->
+<!-- end u.md -->
+<!-- begin survey.md -->
+<!-- end survey.md -->
 after
 """
+LISTS = ["a stand-in's", "true of t", "true of u and the survey"]
 
 
 def shown(page):
@@ -55,218 +45,149 @@ def shown(page):
     return paste.COMMENT.sub("", page)
 
 
-def test_everything_goes_to_its_place():
-    page = paste.paste(MARKS, OUTPUTS, SURVEY)
+@pytest.fixture
+def page():
+    """A page that holds OUTPUTS, with its three lists."""
+    filled = paste.paste(PAGE, OUTPUTS)
+    for written in ("> a stand-in's", "- true of t", "- true of u and the survey"):
+        hidden = rf"<!-- To be written anew[^>]*?{re.escape(written)}\n-->\n"
+        filled, count = re.subn(hidden, f"{written}\n", filled)
+        assert count == 1
+    return filled
+
+
+def test_everything_goes_to_its_place(page):
     assert "\nold\n" not in page
-    assert "<!-- begin outputs/t.md -->\n\nModel `B` on cpu.\n\ntext\n\n<!-- end" in page
-    assert "The legend" not in page
-    rows = "| setting | JSON |\n| --- | --- |\n| one | right |\n| two | right |\n"
-    assert f"<!-- glance -->\n\n{rows}\n<!-- /glance -->" in page
-    assert page.count("| setting | JSON |") == 1
-    assert f"<!-- begin outputs/survey.md -->\n\n{SURVEY}\n<!-- end" in page
-    assert "- true of tasks\n" in shown(page) and "- true of the survey\n" in shown(page)
-    assert page.endswith("-->\nafter\n")
-    assert paste.paste(page, OUTPUTS, SURVEY) == page
-
-
-def test_a_list_stays_where_only_the_first_lines_differ():
-    other_device = {name: text.replace("cpu", "cuda") for name, text in OUTPUTS.items()}
-    assert "- true of tasks\n" in shown(paste.paste(MARKS, other_device, SURVEY))
+    assert f"<!-- begin t.md -->\n\n{OUTPUTS['t.md']}<!-- end t.md -->" in page
+    assert f"<!-- begin survey.md -->\n\n{SURVEY}<!-- end" in page
+    rows = "| one | 2 tokens | right |\n| two | 2 tokens | right |\n"
+    assert f"<!-- begin table -->\n\n{HEAD}{rows}\n<!-- end table -->" in page
+    assert page.startswith("before\n") and page.endswith("-->\nafter\n")
+    assert paste.paste(page, OUTPUTS) == page
 
 
 @pytest.mark.parametrize(
-    ("outputs", "hidden"),
+    ("name", "changed", "hidden"),
     [
-        (OUTPUTS | {"u.md": output(text="another text")}, 1),
-        (OUTPUTS | {"t.md": output(text="another text")}, 1),
-        # Another model's: the survey's list is hidden, too.
-        ({name: output("C", "another text") for name in OUTPUTS}, 2),
+        ("t.md", output("another", "one"), LISTS[:2]),
+        ("t.md", output(setting="three"), LISTS[:2]),  # the last row of its table
+        ("u.md", output("another", "two"), [LISTS[0], LISTS[2]]),
+        ("survey.md", SURVEY.replace("| T | 1 |", "| T | 2 |"), LISTS[2:]),
+        ("survey.md", "", LISTS[2:]),
+        ("t.md", output(setting="one", model="C"), []),  # another torch, for example
+        ("t.md", output(setting="one", words="Other words."), []),
     ],
 )
-def test_a_list_is_hidden_when_any_text_is_another(outputs, hidden):
-    page = paste.paste(MARKS, outputs, SURVEY)
-    assert "true of tasks" not in shown(page)
-    assert page.count("- true of tasks\n") == 1  # but kept
-    assert page.count("<!-- To be written anew") == hidden
-    assert f"<!-- observed outputs {paste.fingerprint(*outputs.values())} -->\n<!-- To be" in page
-    # Written anew, it stays.
-    written = re.sub(r"<!-- To be.*?-->", "- new --- and `--model`", page, flags=re.DOTALL)
-    assert "- new" in shown(paste.paste(written, outputs, SURVEY))
+def test_a_list_is_hidden_when_an_output_of_its_own_has_changed(page, name, changed, hidden):
+    new = paste.paste(page, OUTPUTS | {name: changed})
+    for written in LISTS:
+        assert (written in shown(new)) == (written not in hidden)
+        assert new.count(written) == 1  # a hidden one is kept, in a comment
+    assert new.count("<!-- To be written anew") == len(hidden)
+    assert changed.strip() in new
+    assert paste.paste(new, OUTPUTS | {name: changed}) == new
 
 
-def test_a_list_that_is_hidden_twice_is_one_comment():
-    once = paste.paste(MARKS, {name: output(text="another") for name in OUTPUTS}, SURVEY)
-    twice = paste.paste(once, {name: output(text="a third") for name in OUTPUTS}, SURVEY)
-    assert "true of tasks" not in shown(twice)
-    assert twice.count("To be written anew") == twice.count("- true of tasks") == 1
-    assert "-->" not in shown(twice)
-
-
-@pytest.mark.parametrize("written", ["- new --> x", "- new ---> x", "- new\n<!-- later -->"])
-def test_a_list_with_comments_in_it_is_hidden_as_one(written):
-    """One that was written below the comment it was to replace, for example."""
-    once = paste.paste(MARKS, {name: output(text="another") for name in OUTPUTS}, SURVEY)
-    both = once.replace("-->\n<!-- /observed", f"-->\n{written}\n<!-- /observed", 1)
-    assert "- new" in shown(both)
-    again = paste.paste(both, {name: output(text="a third") for name in OUTPUTS}, SURVEY)
+def test_a_hidden_list_stays_as_it_is_and_one_below_it_is_a_list_again(page):
+    once = paste.paste(page, OUTPUTS | {"t.md": output("another", "one")})
+    written = once.replace("- true of t\n-->\n", "- true of t\n-->\n- new\n")
+    assert "- new" in shown(written)
+    assert paste.paste(written, OUTPUTS | {"t.md": output("another", "one")}) == written
+    again = paste.paste(written, OUTPUTS | {"t.md": output("a third", "one")})
     assert "- new" in again and "- new" not in shown(again)
-    assert "true of tasks" not in again
-    assert "-->" not in shown(again)
+    assert "true of t" not in again  # of its two comments one is left, with what was seen
+    assert again.count("<!-- observed t.md -->\n<!-- To be written anew") == 1
 
 
-@pytest.mark.parametrize("survey", ["", SURVEY.replace("`B`", "`C`")])
-def test_without_a_survey_of_the_same_model_the_page_says_so(survey):
-    page = paste.paste(MARKS, OUTPUTS, survey)
-    assert paste.NO_SURVEY in page
-    assert "| T |" not in page
-    assert "true of the survey" not in shown(page)
-    assert "- true of tasks\n" in shown(page)
+@pytest.mark.parametrize("end", ["-->", "--->", "--!>", "<!-- later -->", "<!-- x --> -->"])
+def test_nothing_in_a_list_ends_its_comment_early(page, end):
+    page = page.replace("- true of t\n", f"- true {end} of t\n- second\n")
+    new = paste.paste(page, OUTPUTS | {"t.md": output("another", "one")})
+    kept = new.partition("<!-- observed t.md -->\n<!--")[2].partition("-->\n<!-- /observed -->")[0]
+    assert "- second" in kept
+    assert "-->" not in kept and "--!>" not in kept
 
 
-def test_the_survey_has_its_own_fingerprint():
-    page = paste.paste(MARKS, OUTPUTS, SURVEY.replace("| T |", "| U |"))
-    assert "true of the survey" not in shown(page)
-    assert "- true of tasks\n" in shown(page)
-
-
-ASSIGNMENTS = ["Qwen/Qwen2.5-0.5B-Instruct", "Qwen2.5-0.5B-Instruct"]  # from the Hub, a folder
-
-
-def test_who_wrote_the_texts():
-    top = {
-        model: paste.paste(MARKS, {name: output(model) for name in OUTPUTS}).partition("/writer")[0]
-        for model in (*ASSIGNMENTS, offline_model.NAME, "Qwen/Qwen2.5-7B-Instruct")
-    }
-    for model, line in top.items():
-        assert line.count(f"`{model}`") == 2  # in each language
-        assert ("stand-in" in line) == ("--model" in line) == (model == offline_model.NAME)
-    for model in ASSIGNMENTS:
-        assert "the assignment's model." in top[model]
-    assert top["Qwen/Qwen2.5-7B-Instruct"].count("Qwen2.5-0.5B-Instruct") == 2
+def test_a_page_without_lists_is_pasted_too(page):
+    without = paste.OBSERVED.sub("", page)
+    assert paste.paste(without, OUTPUTS | {"t.md": output("another", "one")}).count("another") == 1
 
 
 @pytest.mark.parametrize(
-    "mark",
-    ["<!-- writer -->", "<!-- /glance -->", "<!-- end outputs/t.md -->"]
-    + ["<!-- begin outputs/survey.md -->", "<!-- /observed -->", "<!-- observed outputs"],
+    ("mark", "instead", "message"),
+    [
+        ("<!-- end table -->", "", "end table"),
+        ("<!-- end t.md -->", "", "end t.md"),
+        ("<!-- begin t.md -->", "<!-- end t.md -->", "begin t.md"),
+        ("<!-- begin survey.md -->", "", "begin survey.md"),
+        ("<!-- /observed -->", "", "observed"),
+        ("<!-- observed t.md -->", "", "observed"),
+        ("<!-- observed t.md -->", "<!-- observed t.md v.md -->", "v.md, which is no output"),
+    ],
 )
-def test_a_page_that_lacks_a_mark_is_refused(mark):
-    with pytest.raises(ValueError, match=r"README\.md"):
-        paste.paste(MARKS.replace(mark, "", 1), OUTPUTS, SURVEY)
+def test_a_page_with_wrong_marks_is_refused(page, mark, instead, message):
+    with pytest.raises(ValueError, match=message):
+        paste.paste(page.replace(mark, instead, 1), OUTPUTS)
 
 
-def test_an_end_before_its_beginning_is_refused():
+def test_an_end_before_its_beginning_is_refused(page):
     """Else all that follows would be lost."""
+    begin, end = "<!-- begin t.md -->\n", "<!-- end t.md -->\n"
+    turned = page.replace(begin, "x").replace(end, begin).replace("x", end)
     with pytest.raises(ValueError, match="and then"):
-        paste.between("before END between BEGIN after", "BEGIN", "END", "new")
+        paste.paste(turned, OUTPUTS)
 
 
-def folded(label, *paragraphs, fence="```"):
-    text = "\n\n".join(paragraphs)
-    summary = f"<details><summary><b>{label}</b>: 9 tokens</summary>"
-    return f"{summary}\n\n{fence}text\n{text}\n{fence}\n\n</details>\n"
+def test_long_texts_are_shortened():
+    def fence_of(lines, fence="```"):
+        numbered = "\n".join(f"line {number}" for number in range(1, lines + 1))
+        return f"{fence}text\n{numbered}\n{fence}"
 
-
-def test_the_page_shortens_long_texts_and_names_equal_ones():
-    lines = "\n".join(f"line {number}" for number in range(50))
-    outputs = {
-        "a.md": folded("short", "once", "again", "again", "once"),
-        "b.md": folded("loop", "start", "turn\nturn", "turn\nturn", "turn\nturn", "tu")
-        + folded("long", lines, fence="````"),
-        "c.md": folded("other", "once", "again", "again", "once")
-        + folded("as long", lines, fence="````"),
-    }
-    page = paste.with_short_texts(outputs)
-    assert page["a.md"] == outputs["a.md"]
-    assert "start\n\nturn\nturn\n\n[the same paragraph again, 2×]\n\ntu\n```" in page["b.md"]
-    assert "line 9\n[40 more lines]\n````" in page["b.md"]
-    assert page["b.md"].count("The whole text: [outputs/b.md](outputs/b.md)") == 2
-    assert page["c.md"] == (
-        "**other**: the same text as short of [outputs/a.md](outputs/a.md).\n"
-        "**as long**: the same text as long of [outputs/b.md](outputs/b.md).\n"
-    )
-
-
-def test_what_a_report_writes_is_what_paste_reads(tmp_path, monkeypatch):
-    """The legend, the folded texts and the table at the end are found as common.py writes them."""
-    monkeypatch.setattr(common, "OUTPUTS", tmp_path)
-    args = argparse.Namespace(model="B", max_new_tokens=1000)
-    model = SimpleNamespace(device=torch.device("cpu"))
-    tokenizer = SimpleNamespace(decode=lambda tokens: "".join(chr(token) for token in tokens))
-    tokens = [ord(letter) for letter in "again and again\n\n" * 5 + paste.GLANCE]
-    text = common.Text(tokens=tokens, logprobs=[-1.0] * len(tokens))
-    for name in OUTPUTS:
-        report = common.Report(name, args, model, tokenizer)
-        report.add_texts("hedgehog", {f"one of {name}": text})
-        report.add_texts("json", {f"one of {name}": text})
-        report.finish()
-    outputs = {name: (tmp_path / name).read_text(encoding="utf-8") for name in OUTPUTS}
-    page = paste.paste(MARKS, outputs, SURVEY)
-    assert common.LEGEND not in page
-    assert page.count("### Prompt `hedgehog`") == 2
-    assert "[the same paragraph again, 4×]" in page
-    assert "**one of u.md**: the same text as one of t.md of [outputs/t.md]" in page
-    assert page.count("| one of ") == 2
+    whole = fence_of(30)
+    assert paste.shortened("a.md", f"1\n\n{whole}\n\n2\n") == f"1\n\n{whole}\n\n2\n"
+    link = "[outputs/a.md](outputs/a.md)"
+    short = f"{fence_of(25)}\n\n6 more lines: {link}"
+    assert paste.shortened("a.md", f"1\n\n{fence_of(31)}\n\n2\n") == f"1\n\n{short}\n\n2\n"
+    inner = f"````text\n{fence_of(40)}\n````"  # a model may write a fence
+    shortened = paste.shortened("a.md", inner)
+    assert shortened.endswith(f"line 24\n````\n\n17 more lines: {link}")
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch):
-    """A project's folder with this README, and outputs that were all written by one model."""
+def project(tmp_path, monkeypatch, page):
+    """A project's folder with that page, two tasks and their outputs."""
     monkeypatch.setattr(paste, "ROOT", tmp_path)
     monkeypatch.setattr(sys, "argv", ["paste.py"])
-    (tmp_path / "README.md").write_text(README, encoding="utf-8")
+    page = page.replace("t.md", "task1.md").replace("u.md", "task2.md")
+    (tmp_path / "README.md").write_text(page, encoding="utf-8")
     (tmp_path / "outputs").mkdir()
-    for name in NAMES:
-        (tmp_path / name).with_suffix(".py").touch()
-        (tmp_path / "outputs" / name).write_text(output("C", f"Text of {name}.", name))
+    for name, text in zip(("task1.md", "task2.md", "survey.md"), OUTPUTS.values(), strict=True):
+        (tmp_path / "outputs" / name).write_text(text, encoding="utf-8")
+        (tmp_path / name.replace(".md", ".py")).touch()
     return tmp_path
 
 
-def test_the_readme_after_a_users_own_run(project, capsys):
-    """Of another model: nothing that speaks of the earlier texts is left to be seen."""
-    paste.main()
-    page = (project / "README.md").read_text(encoding="utf-8")
-    lists = len(paste.OBSERVED.findall(README))
-    assert lists == 6
-    assert capsys.readouterr().out.endswith(f"by hand: {lists}.\n")
-    assert all(f"Text of {name}." in page and f"| {name} | right |" in page for name in NAMES)
-    assert "**What these texts show**" not in shown(page)
-    general, _, _ = page.partition("\n## Running it elsewhere")
-    assert not re.findall(r"stand-?in|заменител|coder|gguf", shown(general), re.IGNORECASE)
-    paste.main()
-    assert (project / "README.md").read_text(encoding="utf-8") == page
-
-
-def test_a_checkout_with_crlf_is_pasted_as_any_other(project):
-    paste.main()
-    page = (project / "README.md").read_bytes()
+def test_a_users_own_run(project, capsys):
+    """In a checkout with CRLF."""
+    (project / "outputs" / "task1.md").write_text(output("ёжик", "one"), encoding="utf-8")
+    (project / "outputs" / "survey.md").unlink()
     for path in (project / "README.md", *(project / "outputs").iterdir()):
         path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    paste.main()
+    assert capsys.readouterr().out.endswith("by hand: 3.\n")
+    page = (project / "README.md").read_bytes()
+    assert "ёжик" in page.decode() and b"\r" not in page
+    assert b"| T | 1 |" not in page  # the survey's
     paste.main()
     assert (project / "README.md").read_bytes() == page
 
 
-def check_refused(project, capsys, *words):
+def test_a_missing_output_is_one_message(project, capsys):
+    page = (project / "README.md").read_bytes()
+    (project / "outputs" / "task2.md").unlink()
     with pytest.raises(SystemExit) as end:
         paste.main()
     assert end.value.code == 2
     message = capsys.readouterr().err.partition("paste.py: error: ")[2]
-    assert message.count("\n") == 1
-    for word in words:
-        assert word in message
-    assert (project / "README.md").read_text(encoding="utf-8") == README
-
-
-def test_outputs_of_several_models_are_refused(project, capsys):
-    """The commonest first try: one script is run, then paste.py."""
-    (project / "outputs" / NAMES[2]).write_text(output("D"))
-    check_refused(project, capsys, f"outputs/{NAMES[2]} of D", f"outputs/{NAMES[0]} of C")
-
-
-def test_what_is_missing_or_no_output_is_refused(project, capsys):
-    (project / "outputs" / NAMES[2]).write_text("nonsense")
-    check_refused(project, capsys, NAMES[2])
-    (project / "outputs" / NAMES[2]).write_text("Model `C`\n\nnonsense")
-    check_refused(project, capsys, NAMES[2])
-    (project / "outputs" / NAMES[2]).unlink()
-    check_refused(project, capsys, NAMES[2], "is missing")
+    assert "task2.md" in message and message.count("\n") == 1
+    assert (project / "README.md").read_bytes() == page
