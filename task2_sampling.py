@@ -14,7 +14,7 @@ SAMPLES = 3  # texts per prompt
 def sample(model, prompt, count, generator, max_new_tokens=MAX_NEW_TOKENS):
     """Return `count` continuations of `prompt`, a list of `Text`.
 
-    p_i = exp(z_i) / sum_j exp(z_j) for logits z (assignment, task 2).
+    Assignment, task 2: a token is drawn from p_i = exp(z_i) / sum_j exp(z_j), z being the logits.
     prompt: a list of token ids. generator: the `torch.Generator` of the draws.
     """
     texts = [Text() for _ in range(count)]

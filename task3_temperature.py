@@ -15,17 +15,17 @@ TEMPERATURES = (0.001, 0.1, 0.5, 1.0, 10.0)
 def sample(model, prompt, temperatures, generator, max_new_tokens=MAX_NEW_TOKENS):
     """Return a continuation of `prompt` per temperature, a list of `Text`.
 
-    p_i = exp(z_i / T) / sum_j exp(z_j / T) for logits z (assignment, task 3).
-    prompt: a list of token ids. generator: the `torch.Generator` of the draws. ValueError for a
-    temperature of 0.
+    Assignment, task 3: a token is drawn from p_i = exp(z_i / T) / sum_j exp(z_j / T), z being the
+    logits. prompt: a list of token ids. temperatures: above 0 (0 is a ValueError). generator: the
+    `torch.Generator` of the draws.
     """
     texts = [Text(setting=temperature) for temperature in temperatures]
     unfinished = texts
     context = Context(model, prompt)
     for _ in progress(max_new_tokens):
         logits = step(context, unfinished)  # (unfinished texts, vocabulary)
-        column = [[text.setting] for text in unfinished]
-        temperature = torch.tensor(column, device=logits.device)  # (unfinished texts, 1)
+        settings = [text.setting for text in unfinished]
+        temperature = torch.tensor(settings, device=logits.device).unsqueeze(1)  # (..., 1)
         probs = (logits / temperature).softmax(dim=-1)
         tokens = draw(probs, generator)  # (unfinished texts,)
         append_tokens(unfinished, tokens)

@@ -13,12 +13,12 @@ SETTINGS = ((1.0, 0.9), (1.0, 0.15), (0.5, 0.9), (0.5, 0.15))  # (temperature, t
 
 
 def ranked_by_probability(probs, top_p):
-    """The most probable tokens, in order, at least those of the nucleus.
+    """The tokens from the most probable down, at least as far as the nucleus goes.
 
-    Returns (their probabilities, the tokens), each (rows, 1000) as a rule: a sort of the whole
-    vocabulary takes over ten times as long. The arguments are those of `nucleus`.
+    Returns (probabilities, tokens), each (rows, 1000), or (rows, vocabulary) where 1000 do not
+    suffice: to sort them all takes over ten times as long. The arguments are those of `nucleus`.
     """
-    ranked, tokens = probs.topk(min(1000, probs.shape[-1]))
+    ranked, tokens = probs.topk(min(1000, probs.shape[-1]))  # a tiny vocabulary has fewer
     cumulative = ranked.cumsum(dim=-1).clamp(max=1)
     if (cumulative[:, -1:] <= top_p).any():  # the nucleus may go on beyond these 1000
         ranked, tokens = probs.sort(dim=-1, descending=True)
@@ -44,8 +44,8 @@ def nucleus(probs, top_p):
 def sample(model, prompt, settings, generator, max_new_tokens=MAX_NEW_TOKENS):
     """Return a continuation of `prompt` per setting, a list of `Text` (assignment, task 4).
 
-    prompt: a list of token ids. settings: a (temperature, top_p) for each text.
-    generator: the `torch.Generator` of the draws. ValueError for a temperature of 0.
+    prompt: a list of token ids. settings: a (temperature, top_p) for each text, the temperature
+    above 0 (0 is a ValueError). generator: the `torch.Generator` of the draws.
     """
     texts = [Text(setting=setting) for setting in settings]
     unfinished = texts
@@ -66,7 +66,7 @@ def sample(model, prompt, settings, generator, max_new_tokens=MAX_NEW_TOKENS):
 
 
 def label(temperature, top_p):
-    """What a setting is called in the report."""
+    """What a setting is called in the report: as the assignment writes it."""
     return f"temperature={temperature:g}, top_p={top_p:g}"
 
 

@@ -68,13 +68,13 @@ def candidates_table(name, searches, tokenizer):
     endings = []
     rows = []
     for num_beams, candidates in searches.items():
-        finished = sum(text.ended for text in candidates)
-        when = "finished" if finished >= num_beams else "finished by the limit"
-        endings.append(f"num_beams={num_beams}: {finished} {when}")
+        count = sum(text.ended for text in candidates)
+        ending = "finished" if count >= num_beams else "finished by the limit"
+        endings.append(f"num_beams={num_beams}: {count} {ending}")
         for text in sorted(candidates, key=lambda text: text.score, reverse=True):
             row = {"num_beams": num_beams, "candidate": common.facts(name, text, tokenizer)}
             row["score"] = f"{text.score:.2f}"
-            for penalty in (0.5, 1.0, 2.0):
+            for penalty in sorted({penalty for _, penalty in SETTINGS}):
                 row[f"score / n^{penalty}"] = score_cell(text, candidates, num_beams, penalty)
             row["text"] = common.excerpt(text, tokenizer)
             rows.append(row)
@@ -87,7 +87,7 @@ def main():
     args, model, tokenizer, report = common.start(__file__, __doc__)
     for name, input_text in PROMPTS.items():
         prompt = tokenizer(input_text).input_ids
-        searches = {}  # by num_beams, because one search serves all penalties
+        searches = {}  # by num_beams
         winners = {}
         for num_beams, length_penalty in SETTINGS:
             if num_beams not in searches:

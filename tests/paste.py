@@ -1,13 +1,14 @@
 """Paste outputs/ into README.md: python tests/paste.py
 
-Each output goes between its marks, `<!-- begin NAME -->` and `<!-- end NAME -->`; of a text of over
-30 lines the first 25. The rows of the tasks' tables make the table at the top. What is said of the
-texts stands between `<!-- observed NAME NAME -->` and `<!-- /observed -->`, with the outputs that
-it speaks of: when one of them says something else, it becomes a comment that asks for a new one.
+Each output goes between its marks, `<!-- begin NAME -->` and `<!-- end NAME -->`; the rows of the
+tasks' tables make the table at the top. What the page says of the texts stands between
+`<!-- observed NAME NAME -->`, with the outputs that it speaks of, and `<!-- /observed -->`. Where
+one of these now says something else, it becomes a comment, which asks for it to be written anew.
 """
 
 import argparse
 import re
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -17,60 +18,50 @@ OBSERVED = re.compile(r"<!-- observed (.*?) -->\n(.*?)<!-- /observed -->\n", re.
 COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 
 
-def shortened(name, output):
-    """The output; of a text of over 30 lines the first 25, and a link to the rest."""
-
-    def shorten(match):
-        fence, text = match.groups()
-        lines = text.split("\n")
-        if len(lines) <= 30:
-            return match[0]
-        rest = f"{len(lines) - 25} more lines: [outputs/{name}](outputs/{name})"
-        return "\n".join([f"{fence}text", *lines[:25], fence, "", rest])
-
-    return TEXT.sub(shorten, output)
-
-
-def body(output):
-    """What an output says, in pieces: not its first line, nor the words below its last table."""
-    pieces = output.strip().split("\n\n")[1:]
-    while pieces and not pieces[-1].startswith("|"):
-        pieces.pop()
-    return pieces
+def shortened(name, match):
+    """Of a text of over 30 lines the first 25, and a link to the output; a shorter one whole."""
+    fence, text = match.groups()
+    lines = text.split("\n")
+    if len(lines) <= 30:
+        return match[0]
+    link = f"{len(lines) - 25} more lines: [outputs/{name}](outputs/{name})"
+    return "\n".join([f"{fence}text", *lines[:25], fence, "", link])
 
 
 def replaced(page, name, new):
-    """The page with something new between the marks of that name, and the old."""
+    """The page with `new` between the marks of that name, and what stood there before."""
     begin, end = f"<!-- begin {name} -->\n", f"<!-- end {name} -->\n"
-    if page.count(begin) != 1 or page.count(end) != 1 or page.index(begin) > page.index(end):
-        raise ValueError(f"README.md must have {begin.strip()} and then {end.strip()}, once each")
     before, _, rest = page.partition(begin)
     old, _, after = rest.partition(end)
-    return before + begin + new + end + after, old
+    if page.count(begin) != 1 or rest.count(end) != 1:
+        raise ValueError(f"README.md must have {begin.strip()} and then {end.strip()}, once each")
+    return f"{before}{begin}\n{new}\n\n{end}{after}", old.strip()
 
 
-def with_true_lists(page, changed):
-    """The page, with each list hidden that speaks of an output that has changed.
+def body(output):
+    """An output's paragraphs, but for the first and the last: who wrote it, what its words mean."""
+    return output.split("\n\n")[1:-1]
 
-    changed: {name of an output: whether it has}. ValueError for a list with wrong marks.
+
+def with_outdated_hidden(page, changed):
+    """The page, with each list of observations hidden that speaks of an output that has changed.
+
+    changed: {name of an output: whether it has}. ValueError for wrong marks.
     """
-
-    def true_or_hidden(match):
-        names, written = match.groups()
-        for name in names.split():
-            if name not in changed:
-                raise ValueError(f"README.md has a list of {name}, which is no output")
-        seen = COMMENT.sub("", written).strip()
-        if not seen or not any(changed[name] for name in names.split()):
-            return match[0]
-        kept = re.sub("-+!?>", "→", seen)  # nothing in it may end the comment
-        comment = f"<!-- To be written anew, the outputs being others. It was:\n\n{kept}\n-->"
-        return f"<!-- observed {names} -->\n{comment}\n<!-- /observed -->\n"
-
-    lists = len(OBSERVED.findall(page))
-    if not lists == page.count("<!-- observed ") == page.count("<!-- /observed -->"):
+    lists = OBSERVED.findall(page)
+    if not len(lists) == page.count("<!-- observed ") == page.count("<!-- /observed -->"):
         raise ValueError("README.md has an <!-- observed … --> or an <!-- /observed --> too many")
-    return OBSERVED.sub(true_or_hidden, page)
+    for names, written in lists:
+        unknown = set(names.split()) - set(changed)
+        if unknown:
+            raise ValueError(f"README.md has a list of {', '.join(unknown)}, which is no output")
+        visible = COMMENT.sub("", written).strip()
+        if visible and any(changed[name] for name in names.split()):
+            kept = re.sub("-+!?>", "→", visible)  # nothing in it may end the comment
+            hidden = f"<!-- To be written anew, the outputs being others. It was:\n\n{kept}\n-->\n"
+            mark = f"<!-- observed {names} -->\n"
+            page = page.replace(f"{mark}{written}<!-- /", f"{mark}{hidden}<!-- /")
+    return page
 
 
 def paste(page, outputs):
@@ -79,17 +70,18 @@ def paste(page, outputs):
     ValueError for a page whose marks are wrong.
     """
     changed = {}
-    rows = []  # of the table at the top
+    tables = []
     for name, output in outputs.items():
-        new = shortened(name, output)
-        page, old = replaced(page, name, f"\n{new.strip()}\n\n")
+        new = TEXT.sub(partial(shortened, name), output.strip())
+        page, old = replaced(page, name, new)
         changed[name] = body(old) != body(new)
         if name != SURVEY:
-            head, line, *own_rows = body(output)[-1].split("\n")
-            rows += own_rows
-    table = "\n".join([head, line, *rows])
-    page, _ = replaced(page, "table", f"\n{table}\n\n")
-    return with_true_lists(page, changed)
+            if not body(new):
+                raise ValueError(f"outputs/{name} is not what a script writes")
+            tables.append(body(new)[-1].split("\n"))
+    rows = [row for table in tables for row in table[2:]]
+    page, _ = replaced(page, "table", "\n".join(tables[0][:2] + rows))
+    return with_outdated_hidden(page, changed)
 
 
 def main():
@@ -108,8 +100,9 @@ def main():
     except (OSError, ValueError) as error:
         parser.error(str(error))
     readme.write_bytes(page.encode())
-    hidden = page.count("<!-- To be written anew")
-    print(f"README.md is up to date. Lists to be written anew, by hand: {hidden}.")
+    print(
+        f"README.md shows the outputs. To be written anew, by hand: {page.count('To be written')}."
+    )
 
 
 if __name__ == "__main__":

@@ -47,21 +47,18 @@ def json_counts(answers, tokenizer):
 
 
 def rows_of(task, labels, model, tokenizer, generator, max_new_tokens):
-    """The rows of one task's module: for each of its settings, the counts of both prompts.
-
-    labels: {setting: label}.
-    """
+    """The counts of one task's module, {label of a setting: its row}. labels: {setting: label}."""
     settings = list(labels) * TEXTS
     texts = {}  # by the name of the prompt
     for name, input_text in common.PROMPTS.items():
         prompt = tokenizer(input_text).input_ids
         texts[name] = task.sample(model, prompt, settings, generator, max_new_tokens)
-    rows = []
+    rows = {}
     for setting, label in labels.items():
         stories = [text for text in texts["hedgehog"] if text.setting == setting]
         answers = [text for text in texts["json"] if text.setting == setting]
-        row = {"setting": label}
-        rows.append(row | story_counts(stories) | json_counts(answers, tokenizer))
+        counts = story_counts(stories) | json_counts(answers, tokenizer)
+        rows[label] = {"setting": label} | counts
     return rows
 
 
@@ -72,12 +69,10 @@ def main():
     temperatures = {t: f"temperature={t}" for t in task3_temperature.TEMPERATURES}
     nuclei = {setting: task4_nucleus.label(*setting) for setting in task4_nucleus.SETTINGS}
     generator = torch.Generator().manual_seed(args.seed)
-    rows = []
-    for task, labels in ((task3_temperature, temperatures), (task4_nucleus, nuclei)):
-        rows += rows_of(task, labels, model, tokenizer, generator, args.max_new_tokens)
     report.add(f"{TEXTS} texts per setting and prompt.")
-    report.add(common.table(rows))
-    report.write()
+    for task, labels in ((task3_temperature, temperatures), (task4_nucleus, nuclei)):
+        report.rows |= rows_of(task, labels, model, tokenizer, generator, args.max_new_tokens)
+    report.finish()
 
 
 if __name__ == "__main__":

@@ -14,7 +14,9 @@ def output(text="text", setting="x", model="B", words="The words."):
     return f"Model `{model}` on cpu.\n\n**{setting}**\n\n{text}\n\n{HEAD}{row}\n\n{words}\n\n"
 
 
-SURVEY = "Model `B` on cpu.\n\n20 texts.\n\n| setting | loops |\n| --- | --- |\n| T | 1 |\n\n"
+SURVEY = (
+    "Model `B`.\n\n20 texts.\n\n| setting | loops |\n| --- | --- |\n| T | 1 |\n\nThe words.\n\n"
+)
 OUTPUTS = {"t.md": output(setting="one"), "u.md": output(setting="two"), "survey.md": SURVEY}
 PAGE = """before
 <!-- observed t.md u.md -->
@@ -118,7 +120,7 @@ def test_a_page_without_lists_is_pasted_too(page):
     [
         ("<!-- end table -->", "", "end table"),
         ("<!-- end t.md -->", "", "end t.md"),
-        ("<!-- begin t.md -->", "<!-- end t.md -->", "begin t.md"),
+        ("<!-- end t.md -->", "<!-- end t.md -->\n<!-- end t.md -->", "end t.md"),
         ("<!-- begin survey.md -->", "", "begin survey.md"),
         ("<!-- /observed -->", "", "observed"),
         ("<!-- observed t.md -->", "", "observed"),
@@ -143,14 +145,15 @@ def test_long_texts_are_shortened():
         numbered = "\n".join(f"line {number}" for number in range(1, lines + 1))
         return f"{fence}text\n{numbered}\n{fence}"
 
-    whole = fence_of(30)
-    assert paste.shortened("a.md", f"1\n\n{whole}\n\n2\n") == f"1\n\n{whole}\n\n2\n"
-    link = "[outputs/a.md](outputs/a.md)"
-    short = f"{fence_of(25)}\n\n6 more lines: {link}"
-    assert paste.shortened("a.md", f"1\n\n{fence_of(31)}\n\n2\n") == f"1\n\n{short}\n\n2\n"
+    def pasted(text):
+        page = paste.paste(PAGE, OUTPUTS | {"t.md": output(text)})
+        return page.partition("**x**\n\n")[2].partition("\n\n| setting")[0]
+
+    assert pasted(fence_of(30)) == fence_of(30)
+    link = "[outputs/t.md](outputs/t.md)"
+    assert pasted(fence_of(31)) == f"{fence_of(25)}\n\n6 more lines: {link}"
     inner = f"````text\n{fence_of(40)}\n````"  # a model may write a fence
-    shortened = paste.shortened("a.md", inner)
-    assert shortened.endswith(f"line 24\n````\n\n17 more lines: {link}")
+    assert pasted(inner).endswith(f"line 24\n````\n\n17 more lines: {link}")
 
 
 @pytest.fixture

@@ -34,10 +34,11 @@ def cells_of(row):
 
 def read_code(cell):
     """What a reader sees of a cell that is code: a Markdown parser takes the backticks away."""
-    fence = re.match("`+", cell)[0]
+    fence, *inside, end = re.findall("`+", cell)
+    assert cell[0] == cell[-1] == "`"
+    assert end == fence
+    assert fence not in inside
     content = cell.removeprefix(fence).removesuffix(fence)
-    assert cell == fence + content + fence
-    assert fence not in re.findall("`+", content)
     return content[1:-1] if content[0] == content[-1] == " " else content
 
 
@@ -116,7 +117,7 @@ def test_a_whole_report(report, tmp_path):
     made.finish()
     written = (tmp_path / "outputs" / "task9.md").read_text(encoding="utf-8")
     first, *pieces, words = written.rstrip("\n").split("\n\n")
-    assert first.startswith("Model `x` on cpu, all arithmetic float32; torch 2.")
+    assert first.startswith("Model `x` on cpu, all arithmetic float32; torch ")
     assert pieces == [
         "**hedgehog, T=1**: 2 tokens",
         "```text\na<|im_end|>\n```",
@@ -139,8 +140,8 @@ def test_the_table_of_all_candidates():
     searches = {1: [text(0, EOS, score=-2)], 4: of_4, 8: [text(0, 0, score=-9)]}
     shown = task5_beam_search.candidates_table("json", searches, tokenizer_of("a", "b"))
     title, _, table = shown.partition("\n\n")
-    assert title.startswith("**json, all candidates** (n: tokens). num_beams=1: 1 finished; ")
-    assert title.endswith(
+    assert title == (
+        "**json, all candidates** (n: tokens). num_beams=1: 1 finished; "
         "num_beams=4: 3 finished by the limit; num_beams=8: 0 finished by the limit"
     )
     head, _, *rows = [cells_of(line) for line in table.split("\n")]
@@ -154,11 +155,8 @@ def test_the_table_of_all_candidates():
     assert rows[-1] == ["8", "not valid, 2 tokens, cut", "-9.00", "", "**-4.50**", "", "`aa`"]
 
 
-WILD = "`~<|>\\\n\r\x1b\u202e\u2066\x00\x9b\ud800猫e\u0301 "
-
-
 @settings(deadline=None, max_examples=300)
-@given(st.text() | st.text(WILD) | st.text("ab`|\\ \n", min_size=61))
+@given(st.text() | st.text("ab`~|<>\\\n\r\x1b\x00\x9b\u202e\ud800猫\u0301 ", min_size=61))
 def test_wild_texts(wild):
     seen = common.visible(wild)
     assert all(c.isprintable() or c == "\n" for c in seen)
