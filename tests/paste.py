@@ -1,9 +1,9 @@
 """Paste outputs/ into README.md: python tests/paste.py
 
-Each output goes between its marks, `<!-- begin NAME -->` and `<!-- end NAME -->`; the rows of the
-tasks' tables make the table at the top. What the page says of the texts stands between
-`<!-- observed NAME NAME -->`, with the outputs that it speaks of, and `<!-- /observed -->`. Where
-one of these now says something else, it becomes a comment, which asks for it to be written anew.
+Each output goes between its marks, `<!-- begin NAME -->` and `<!-- end NAME -->`; the tasks' tables
+become the one at the top. What the page says of texts stands between `<!-- observed NAME NAME -->`,
+with the outputs that it speaks of, and `<!-- /observed -->`: if one of these says something else
+now, it becomes a comment that asks for a new one.
 """
 
 import argparse
@@ -52,9 +52,8 @@ def with_outdated_hidden(page, changed):
     if not len(lists) == page.count("<!-- observed ") == page.count("<!-- /observed -->"):
         raise ValueError("README.md has an <!-- observed … --> or an <!-- /observed --> too many")
     for names, written in lists:
-        unknown = set(names.split()) - set(changed)
-        if unknown:
-            raise ValueError(f"README.md has a list of {', '.join(unknown)}, which is no output")
+        if not set(names.split()) <= set(changed):
+            raise ValueError(f"README.md has a list of {names}, not all of them outputs")
         visible = COMMENT.sub("", written).strip()
         if visible and any(changed[name] for name in names.split()):
             kept = re.sub("-+!?>", "→", visible)  # nothing in it may end the comment
@@ -100,9 +99,8 @@ def main():
     except (OSError, ValueError) as error:
         parser.error(str(error))
     readme.write_bytes(page.encode())
-    print(
-        f"README.md shows the outputs. To be written anew, by hand: {page.count('To be written')}."
-    )
+    hidden = page.count("<!-- To be written anew")
+    print(f"README.md shows the outputs. Lists to be written anew, by hand: {hidden}.")
 
 
 if __name__ == "__main__":

@@ -39,11 +39,11 @@ def plain_and_loaded_logits(folder):
 
 
 @needs_fbgemm
-@pytest.mark.parametrize("piece", [common.PIECE, 20])  # of 32 and of 64 rows the last is shorter
+@pytest.mark.parametrize("rows", [common.PACKED_ROWS, 20])  # of 32 and 64 the last are fewer
 @pytest.mark.parametrize("tied", [False, True])  # the assignment's model ties its embeddings
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_packed_layers_give_the_plain_logits(tiny_folder, monkeypatch, dtype, tied, piece):
-    monkeypatch.setattr(common, "PIECE", piece)
+def test_packed_layers_give_the_plain_logits(tiny_folder, monkeypatch, dtype, tied, rows):
+    monkeypatch.setattr(common, "PACKED_ROWS", rows)
     folder = tiny_folder(4, scale=0.2, dtype=dtype, tie_word_embeddings=tied)
     plain, packed, model = plain_and_loaded_logits(folder)
     assert packed.dtype == torch.float32

@@ -124,7 +124,7 @@ def test_a_page_without_lists_is_pasted_too(page):
         ("<!-- begin survey.md -->", "", "begin survey.md"),
         ("<!-- /observed -->", "", "observed"),
         ("<!-- observed t.md -->", "", "observed"),
-        ("<!-- observed t.md -->", "<!-- observed t.md v.md -->", "v.md, which is no output"),
+        ("<!-- observed t.md -->", "<!-- observed t.md v.md -->", "t.md v.md, not all"),
     ],
 )
 def test_a_page_with_wrong_marks_is_refused(page, mark, instead, message):
