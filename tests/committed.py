@@ -62,7 +62,7 @@ def test_every_text_that_the_assignment_asks_for_is_there_at_full_length():
         assert shown_texts(OUTPUTS[f"{name}.md"]) == count
     for output in OUTPUTS.values():
         first, _, _ = output.partition("\n")
-        assert first.startswith("Model `") and "tokens a text" not in first
+        assert first.startswith("Model `") and "at most 1000 tokens a text" in first
         assert "seed" not in first or "; seed 0;" in first
     assert OUTPUTS[paste.SURVEY].count("\n| temperature=") == 9
     assert "\n20 texts per setting and prompt.\n" in OUTPUTS[paste.SURVEY]
@@ -118,7 +118,7 @@ def test_links_lead_to_files_and_headings():
 
 def test_the_right_answer_is_the_scripts():
     copies = re.findall(r"`({.*?})`", PROSE, re.DOTALL)
-    assert [json.loads(copy) for copy in copies] == [common.RIGHT_ANSWER] * 2
+    assert [json.loads(copy) for copy in copies] == [common.RIGHT_ANSWER]
 
 
 PICTURE = re.search(r"<!-- picture -->\n```text\n(.*?)\n```", README, re.DOTALL)[1]
