@@ -132,14 +132,6 @@ def test_a_page_with_wrong_marks_is_refused(page, mark, instead, message):
         paste.paste(page.replace(mark, instead, 1), OUTPUTS)
 
 
-def test_an_end_before_its_beginning_is_refused(page):
-    """Else all that follows would be lost."""
-    begin, end = "<!-- begin t.md -->\n", "<!-- end t.md -->\n"
-    turned = page.replace(begin, "x").replace(end, begin).replace("x", end)
-    with pytest.raises(ValueError, match="and then"):
-        paste.paste(turned, OUTPUTS)
-
-
 def test_long_texts_are_shortened():
     def fence_of(lines, fence="```"):
         numbered = "\n".join(f"line {number}" for number in range(1, lines + 1))

@@ -161,21 +161,6 @@ def test_an_output_that_cannot_be_written_whole_stays_as_it_was(copy):
     assert (copy / "outputs" / "task1_greedy.md").read_text() == "before"
 
 
-def test_a_terminal_that_knows_ascii_alone(copy, tmp_path_factory):
-    """Run from another folder, too: the outputs still go beside the scripts."""
-    elsewhere = tmp_path_factory.mktemp("elsewhere")
-    ascii_alone = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
-    options = ["--model", str(copy / "tiny"), "--max-new-tokens", "40"]
-    run = script_process(
-        copy, "task3_temperature", *options, environment=ascii_alone, cwd=elsewhere
-    )
-    shown, error = run.communicate()
-    assert run.returncode == 0, error
-    assert shown.isascii()
-    assert not (copy / "outputs" / "task3_temperature.md").read_bytes().isascii()
-    assert list(elsewhere.iterdir()) == []
-
-
 def test_the_bar_shows_on_a_terminal_only(run_here, folder, monkeypatch):
     options = ["--model", folder, "--max-new-tokens", "200"]
     assert "steps/s" not in run_here("task2_sampling", *options).stderr
