@@ -149,10 +149,10 @@ def copy(tmp_path):
 
 
 def script_process(copy, script, *arguments, environment=(), **settings):
-    """A script of the copy, started as its user does, with pipes."""
+    """A script of the copy, started as its user may: from another folder, with pipes."""
     command = [sys.executable, copy / f"{script}.py", "--device", "cpu", *arguments]
     alone = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONUTF8": "1"}
-    settings = {"cwd": copy, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | settings
+    settings = {"cwd": copy.parent, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | settings
     return subprocess.Popen(command, env=os.environ | alone | dict(environment), **settings)
 
 

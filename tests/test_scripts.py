@@ -153,7 +153,7 @@ def test_an_output_that_cannot_be_written_whole_stays_as_it_was(copy):
     def full():
         resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))
 
-    options = ["--model", "tiny", "--max-new-tokens", "5"]
+    options = ["--model", str(copy / "tiny"), "--max-new-tokens", "5"]
     run = script_process(copy, "task1_greedy", *options, preexec_fn=full, text=True)
     shown, _ = run.communicate()
     assert run.returncode != 0
