@@ -92,6 +92,7 @@ def test_a_list_is_hidden_when_an_output_of_its_own_has_changed(page, name, chan
 
 def test_a_hidden_list_stays_as_it_is_and_one_below_it_is_a_list_again(page):
     once = paste.paste(page, OUTPUTS | {"t.md": output("another", "one")})
+    assert "- true of t\n-->\n" in paste.paste(once, OUTPUTS | {"t.md": output("a third", "one")})
     written = once.replace("- true of t\n-->\n", "- true of t\n-->\n- new\n")
     assert "- new" in shown(written)
     assert paste.paste(written, OUTPUTS | {"t.md": output("another", "one")}) == written
