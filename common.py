@@ -25,9 +25,7 @@ class Text:
     """A generated text, finished or in the making."""
 
     setting: object = None  # what it is decoded with: a temperature, for example
-    tokens: list = field(
-        default_factory=list
-    )  # those generated, as ids; EOS, if it came, is the last
+    tokens: list = field(default_factory=list)  # generated ids; EOS, if it came, is the last
     score: float = 0.0  # of a candidate of task 5: the sum of its tokens' log-probabilities
     cache_row: int = 0  # the row of the KV cache that holds it
 
