@@ -75,8 +75,6 @@ def paste(page, outputs):
         page, old = replaced(page, name, new)
         changed[name] = body(old) != body(new)
         if name != SURVEY:
-            if not body(new):
-                raise ValueError(f"outputs/{name} is not what a script writes")
             tables.append(body(new)[-1].split("\n"))
     rows = [row for table in tables for row in table[2:]]
     page, _ = replaced(page, "table", "\n".join(tables[0][:2] + rows))
