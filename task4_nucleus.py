@@ -45,8 +45,10 @@ def sample(model, prompt, settings, generator, max_new_tokens=MAX_NEW_TOKENS):
     """Return a continuation of `prompt` per setting, a list of `Text` (assignment, task 4).
 
     prompt: a list of token ids. settings: a (temperature, top_p) for each text, the temperature
-    above 0 (0 is a ValueError). generator: the `torch.Generator` of the draws.
+    above 0, top_p from 0 to 1, else ValueError. generator: the `torch.Generator` of the draws.
     """
+    if not all(temperature > 0 and 0 <= top_p <= 1 for temperature, top_p in settings):
+        raise ValueError(f"a temperature must be above 0, top_p from 0 to 1: {settings}")
     texts = [Text(setting=setting) for setting in settings]
     unfinished = texts
     context = Context(model, prompt)

@@ -55,16 +55,9 @@ def best(candidates, length_penalty):
     return max(candidates, key=lambda text: normalised_score(text, length_penalty))
 
 
-def score_cell(text, candidates, num_beams, length_penalty):
-    """A normalised score, in bold where it wins; empty where the assignment does not ask for it."""
-    if (num_beams, length_penalty) not in SETTINGS:
-        return ""
-    digits = f"{normalised_score(text, length_penalty):#.3g}"
-    return f"**{digits}**" if text is best(candidates, length_penalty) else digits
-
-
 def candidates_table(name, searches, tokenizer):
     """All candidates of a prompt's searches, {num_beams: candidates}, as a Markdown table."""
+    penalties = sorted({penalty for _, penalty in SETTINGS})
     endings = []
     rows = []
     for num_beams, candidates in searches.items():
@@ -74,11 +67,13 @@ def candidates_table(name, searches, tokenizer):
         for text in sorted(candidates, key=lambda text: text.score, reverse=True):
             row = {"num_beams": num_beams, "candidate": common.facts(name, text, tokenizer)}
             row["score"] = f"{text.score:.2f}"
-            for penalty in sorted({penalty for _, penalty in SETTINGS}):
-                row[f"score / n^{penalty}"] = score_cell(text, candidates, num_beams, penalty)
+            for penalty in penalties:
+                digits = f"{normalised_score(text, penalty):#.3g}"
+                chosen = text is best(candidates, penalty)
+                row[f"score / n^{penalty}"] = f"**{digits}**" if chosen else digits
             row["text"] = common.excerpt(text, tokenizer)
             rows.append(row)
-    title = f"**{name}, all candidates** (n: tokens). {'; '.join(endings)}"
+    title = f"**{name}, all candidates** (n: tokens, bold: chosen). {'; '.join(endings)}"
     return f"{title}\n\n{common.table(rows)}"
 
 

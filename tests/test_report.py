@@ -1,6 +1,7 @@
 """The report: its words, its tables, and texts that could break a page or act on a terminal."""
 
 import argparse
+import io
 import re
 import sys
 from types import SimpleNamespace
@@ -60,31 +61,31 @@ def test_what_is_valid_and_what_is_right(answer, verdict):
 
 
 @pytest.mark.parametrize(
-    ("tokens", "is_loop"),
+    ("tokens", "repeats"),
     [
         ([], False),
         ([1] * 40, False),
         ([1] * 41, True),  # the two places overlap
         ([*range(40), 50, *range(40)], True),
         ([*range(39), 50, *range(39)], False),
-        ([*[1] * 50, 2], False),  # a loop that the text has left
+        ([7, *range(40), 50, *range(40), 60, 61], True),  # and then goes on
     ],
 )
-def test_what_is_a_loop(tokens, is_loop):
-    assert common.loops(text(*tokens)) == is_loop
-    assert common.loops(text(*tokens, EOS)) == is_loop
+def test_what_repeats_itself(tokens, repeats):
+    assert common.repeats(text(*tokens)) == repeats
+    assert common.repeats(text(*tokens, EOS)) == repeats
 
 
 @pytest.mark.parametrize(
     ("story", "shown"),
     [
         ("x" * 60, "x" * 60),
-        ("x" * 61, "x" * 30 + " … " + "x" * 27),
-        # Each side is cut back to a blank, but by ten characters at most.
-        (f"{'a' * 20} {'b' * 40} {'c' * 17}", f"{'a' * 20} … {'c' * 17}"),
-        (f"{'a' * 19} {'b' * 40} {'c' * 16}", f"{'a' * 19} {'b' * 10} … {'b' * 10} {'c' * 16}"),
+        ("x" * 61, "x" * 30 + " … " + "x" * 27),  # no blank in it
+        (f"{'a' * 29} {'b' * 40} {'c' * 26}", f"{'a' * 29} … {'c' * 26}"),
+        (f"one two {'a' * 60} three four", "one two … three four"),
         ("Two\n\n  lines.\n", "Two lines."),
         ("x" * 29 + "|" + "y" * 50 + "|" + "z" * 26, "x" * 29 + "| … |" + "z" * 26),
+        ("x" * 29 + "`" + "y" * 50 + "`" + "z" * 26, "x" * 29 + "` … `" + "z" * 26),
         ("```json `` ` ```", "```json `` ` ```"),
     ],
 )
@@ -121,7 +122,7 @@ def test_a_whole_report(report, tmp_path):
     assert pieces == [
         "**hedgehog, T=1**: 2 tokens",
         "```text\na<|im_end|>\n```",
-        "**hedgehog, T=2**: 41 tokens, cut, loops",
+        "**hedgehog, T=2**: 41 tokens, cut, repeats",
         f"```text\n{'a' * 41}\n```",
         "**json, T=1**: right, 2 tokens",
         f"```text\n{RIGHT}<|im_end|>\n```",
@@ -129,7 +130,7 @@ def test_a_whole_report(report, tmp_path):
         (
             "| setting | hedgehog | json |\n| --- | --- | --- |\n"
             f"| T=1 | 2 tokens `a` | right, 2 tokens `{RIGHT}` |\n"
-            f"| T=2 | 41 tokens, cut, loops `{'a' * 41}` | right, 2 tokens `{RIGHT}` |"
+            f"| T=2 | 41 tokens, cut, repeats `{'a' * 41}` | right, 2 tokens `{RIGHT}` |"
         ),
     ]
     assert len(words) <= 400
@@ -141,18 +142,19 @@ def test_the_table_of_all_candidates():
     shown = task5_beam_search.candidates_table("json", searches, tokenizer_of("a", "b"))
     title, _, table = shown.partition("\n\n")
     assert title == (
-        "**json, all candidates** (n: tokens). num_beams=1: 1 finished; "
+        "**json, all candidates** (n: tokens, bold: chosen). num_beams=1: 1 finished; "
         "num_beams=4: 3 finished by the limit; num_beams=8: 0 finished by the limit"
     )
     head, _, *rows = [cells_of(line) for line in table.split("\n")]
     assert head[2:] == ["score", "score / n^0.5", "score / n^1.0", "score / n^2.0", "text"]
     assert [[row[0], *row[2:]] for row in rows[:-1]] == [
-        ["1", "-2.00", "", "**-1.00**", "", "`a`"],
+        ["1", "-2.00", "**-1.41**", "**-1.00**", "**-0.500**", "`a`"],
         ["4", "-2.00", "**-1.41**", "-1.00", "-0.500", "`a`"],
         ["4", "-4.20", "-1.48", "**-0.525**", "**-0.0656**", "`abbbbbb`"],
         ["4", "-5.00", "-2.89", "-1.67", "-0.556", "`bb`"],
     ]
-    assert rows[-1] == ["8", "not valid, 2 tokens, cut", "-9.00", "", "**-4.50**", "", "`aa`"]
+    scores = ["-9.00", "**-6.36**", "**-4.50**", "**-2.25**"]
+    assert rows[-1] == ["8", "not valid, 2 tokens, cut", *scores, "`aa`"]
 
 
 @settings(deadline=None, max_examples=300)
@@ -178,11 +180,13 @@ def test_wild_texts(wild):
         assert line.endswith(end)
 
 
-def test_a_console_that_lacks_characters_and_a_notebooks_output(monkeypatch, report):
-    made = report(None)
-    written = []
-    for encoding in ("cp1251", None):
-        console = SimpleNamespace(encoding=encoding, write=written.append, flush=lambda: None)
-        monkeypatch.setattr(sys, "stdout", console)
+def test_a_console_that_lacks_characters_and_a_notebooks_output(monkeypatch, tiny_folder):
+    monkeypatch.setattr(sys, "argv", ["script.py", "--model", tiny_folder()])
+    console = io.TextIOWrapper(io.BytesIO(), encoding="cp1251", newline="\n")
+    notebook = io.StringIO()  # which has no `reconfigure` either
+    for stdout in (console, notebook):
+        monkeypatch.setattr(sys, "stdout", stdout)
+        _args, _model, _tokenizer, made = common.start(common.__file__, "description")
         made.add("█ ё")
-    assert [piece for piece in written if piece] == ["\\u2588 ё\n\n", "█ ё\n\n"]
+    assert console.buffer.getvalue().decode("cp1251").endswith("\n\\u2588 ё\n\n")
+    assert notebook.getvalue().endswith("\n█ ё\n\n")

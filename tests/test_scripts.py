@@ -6,15 +6,11 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-import torch
-from conftest import ROOT, TEXTS, script_process, shown_texts
+import transformers
+from conftest import ROOT, TEXT_COUNTS, script_process, shown_texts
 
 import common
 import task1_greedy
-import task2_sampling
-import task3_temperature
-import task4_nucleus
-from task5_beam_search import beam_search, best
 
 SCRIPTS = sorted(path.stem for path in ROOT.glob("task*.py"))
 DRAWING = {"task2_sampling", "task3_temperature", "task4_nucleus"}  # these take a seed
@@ -35,8 +31,7 @@ def run_here(tmp_path, monkeypatch, capsys):
         except SystemExit as end:
             returncode = end.code
         shown, error = capsys.readouterr()
-        (output,) = tmp_path.iterdir()
-        written = output.read_bytes().decode()
+        written = (tmp_path / f"{script}.md").read_bytes().decode()
         return SimpleNamespace(returncode=returncode, stdout=shown, stderr=error, written=written)
 
     return run
@@ -48,50 +43,61 @@ def folder(tiny_folder):
     return tiny_folder(12, scale=0.15, letters=None)
 
 
+def texts_of(report):
+    """{(prompt, label of a setting): the text's fence}, but for those the same as another."""
+    pattern = r"^\*\*(\w+), (.+)\*\*: .*\n\n(`{3,}text\n(?:.|\n)*?\n`{3,})$"
+    found = re.findall(pattern, report, re.MULTILINE)
+    return {(name, label): fence for name, label, fence in found}
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_script(run_here, folder, script):
+def test_script(run_here, folder, script, monkeypatch):
+    prompts = []
+
+    class WatchedContext(common.Context):
+        def __init__(self, model, prompt):
+            prompts.append(tuple(prompt))
+            super().__init__(model, prompt)
+
+    monkeypatch.setattr(common, "Context", WatchedContext)  # which the script, run afresh, imports
     done = run_here(script, "--model", folder, "--max-new-tokens", "12")
     assert done.written == done.stdout
-    assert shown_texts(done.stdout) == TEXTS[script]
+    assert shown_texts(done.stdout) == TEXT_COUNTS[script]
     first, *_, table, _words, _end = done.stdout.split("\n\n")
     assert first.startswith("Model `tiny") and "at most 12 tokens a text" in first
     assert ("seed 0" in first) == (script in DRAWING)
     assert folder not in done.stdout
     assert table.startswith("| setting | hedgehog | json |\n")
-    assert table.count("\n") == 1 + TEXTS[script] / 2
+    assert table.count("\n") == 1 + TEXT_COUNTS[script] / 2
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    read = [tokenizer.decode(prompt) for prompt in dict.fromkeys(prompts)]
+    assert read == list(common.PROMPTS.values())  # letter for letter
 
 
-def decoded(script, labels, model, prompt):
-    """The texts of the settings that labels name, by the task's own function."""
-    settings = [tuple(map(float, re.findall(r"=([\d.]+)", label))) for label in labels]
-    generator = torch.Generator().manual_seed(5)
-    if script == "task1_greedy":
-        return [task1_greedy.greedy(model, prompt, 40)]
-    if script == "task2_sampling":
-        return task2_sampling.sample(model, prompt, len(labels), generator, 40)
-    if script == "task3_temperature":
-        temperatures = [temperature for (temperature,) in settings]
-        return task3_temperature.sample(model, prompt, temperatures, generator, 40)
-    if script == "task4_nucleus":
-        return task4_nucleus.sample(model, prompt, settings, generator, 40)
-    return [best(beam_search(model, prompt, int(n), 40), penalty) for n, penalty in settings]
+def test_cold_settings_show_greedys_texts(run_here, folder):
+    def texts(script):
+        return texts_of(run_here(script, "--model", folder, "--max-new-tokens", "40").stdout)
+
+    greedy = texts("task1_greedy")
+    warm, beams = texts("task3_temperature"), texts("task5_beam_search")
+    for name in common.PROMPTS:
+        assert warm[name, "temperature=0.001"] == greedy[name, "greedy"]
+        assert beams[name, "num_beams=1, length_penalty=1.0"] == greedy[name, "greedy"]
+        assert list(warm.values()).count(greedy[name, "greedy"]) == 1
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_each_label_shows_the_text_of_its_own_setting(run_here, folder, script):
-    """And what is drawn for a prompt does not depend on the other one."""
-    options = ["--seed", "5"] if script in DRAWING else []
-    done = run_here(script, "--model", folder, "--max-new-tokens", "40", *options)
-    pattern = r"^\*\*(\w+), (.+)\*\*: .*\n\n(`{3,})text\n((?:.|\n)*?)\n\3$"
-    found = re.findall(pattern, done.stdout, re.MULTILINE)
-    assert len(found) >= TEXTS[script] - 1, "too many are the same: the test shows nothing"
-    model, tokenizer = common.load(folder)
-    for prompt_name, input_text in common.PROMPTS.items():
-        shown = {label: body for name, label, _, body in found if name == prompt_name}
-        texts = decoded(script, shown, model, tokenizer(input_text).input_ids)
-        expected = [common.visible(tokenizer.decode(text.tokens)) for text in texts]
-        shown_words = ["".join(body.split()) for body in shown.values()]
-        assert shown_words == ["".join(whole.split()) for whole in expected]
+@pytest.mark.parametrize("script", sorted(DRAWING))
+def test_draws_depend_on_the_seed_alone(run_here, folder, script, monkeypatch):
+    """Not on the other prompt, which may come first."""
+
+    def texts(seed):
+        options = ["--model", folder, "--max-new-tokens", "40", "--seed", seed]
+        return texts_of(run_here(script, *options).stdout)
+
+    first = texts("5")
+    assert texts("6") != first
+    monkeypatch.setattr(common, "PROMPTS", dict(reversed(common.PROMPTS.items())))
+    assert texts("5") == first
 
 
 def test_the_candidates_in_bold_are_the_texts_of_the_settings(run_here, folder):
