@@ -18,7 +18,7 @@ import common
 import task3_temperature
 import task4_nucleus
 
-TEXTS = 20  # per setting and prompt
+TEXTS_PER_SETTING = 20  # and prompt
 
 
 def different(texts):
@@ -31,7 +31,7 @@ def story_counts(stories):
     return {
         "different stories": different(stories),
         "ended by EOS": sum(story.ended for story in stories),
-        "loops": sum(common.loops(story) for story in stories),
+        "repeats": sum(common.repeats(story) for story in stories),
         "median tokens": f"{statistics.median(len(story.tokens) for story in stories):g}",
     }
 
@@ -48,7 +48,7 @@ def json_counts(answers, tokenizer):
 
 def rows_of(task, labels, model, tokenizer, generator, max_new_tokens):
     """The counts of one task's module, {label of a setting: its row}. labels: {setting: label}."""
-    settings = list(labels) * TEXTS
+    settings = list(labels) * TEXTS_PER_SETTING
     texts = {}  # by the name of the prompt
     for name, input_text in common.PROMPTS.items():
         prompt = tokenizer(input_text).input_ids
@@ -69,9 +69,11 @@ def main():
     temperatures = {t: f"temperature={t}" for t in task3_temperature.TEMPERATURES}
     nuclei = {setting: task4_nucleus.label(*setting) for setting in task4_nucleus.SETTINGS}
     generator = torch.Generator().manual_seed(args.seed)
-    report.add(f"{TEXTS} texts per setting and prompt.")
+    report.add(f"{TEXTS_PER_SETTING} texts per setting and prompt.")
     for task, labels in ((task3_temperature, temperatures), (task4_nucleus, nuclei)):
-        report.rows |= rows_of(task, labels, model, tokenizer, generator, args.max_new_tokens)
+        rows = rows_of(task, labels, model, tokenizer, generator, args.max_new_tokens)
+        print(common.table(list(rows.values())), file=sys.stderr)  # half an hour's work, kept
+        report.rows |= rows
     report.finish()
 
 

@@ -1,54 +1,47 @@
 """What the survey counts."""
 
 import sys
-from types import SimpleNamespace
+from unittest.mock import Mock
 
+import pytest
 import survey
+import transformers
 
 import common
 import task3_temperature
 import task4_nucleus
 from common import Text
 
-EOS = common.EOS
-
-
-def test_the_counts_of_stories():
-    stories = [Text(tokens=[1, 2, EOS])] * 2 + [Text(tokens=[7] * 41), Text(tokens=[8] * 40)]
-    assert survey.story_counts(stories) == {
-        "different stories": 3,
-        "ended by EOS": 2,
-        "loops": 1,
-        "median tokens": "21.5",
-    }
-
-
-def test_the_counts_of_jsons():
-    answers = ['{"contractor": "Mike", "sum": 100.50, "currency": "RUB"}', "[1]", "no"]
-    tokenizer = SimpleNamespace(decode=lambda tokens: answers[tokens[0]])
-    texts = [Text(tokens=[token, EOS]) for token in (0, 1, 2, 0)]
-    counts = survey.json_counts(texts, tokenizer)
-    assert counts == {"different JSONs": 3, "valid": 3, "right": 2}
+RIGHT = '{"contractor": "Mike", "sum": 100.50, "currency": "RUB"}'
 
 
 def test_each_row_counts_the_texts_of_its_own_setting(monkeypatch, capsys, tmp_path, tiny_folder):
-    """A text's length tells its setting here, so a row's median must be told by its label."""
+    """A story's length tells its setting here, so a row's median must be told by its label."""
+    folder = tiny_folder(letters=None)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    json_prompt = tokenizer(common.PROMPTS["json"]).input_ids
     generators = set()
 
-    def sample(_model, _prompt, settings, generator, limit):
+    def sample(_model, prompt, settings, generator, limit):
         generators.add(generator)
         assert limit == 9
-        assert settings.count(settings[0]) == 20
+        assert len(settings) == 20 * len(set(settings))
         texts = []
-        for setting in settings:
+        for number, setting in enumerate(settings):
             temperature, top_p = setting if isinstance(setting, tuple) else (setting, 0)
-            texts.append(Text(setting, tokens=[1] * round(1000 * temperature + 100 * top_p)))
+            tokens = [7] * round(1000 * temperature + 100 * top_p)
+            if prompt == json_prompt:  # a quarter of each
+                group = number // (len(settings) // 4)
+                tokens = tokenizer([RIGHT, "[1]", RIGHT, "no"][group]).input_ids
+            elif number < len(settings) // 2:
+                tokens[-1] = common.EOS
+            texts.append(Text(setting, tokens=tokens))
         return texts
 
     monkeypatch.setattr(task3_temperature, "sample", sample)
     monkeypatch.setattr(task4_nucleus, "sample", sample)
     monkeypatch.setattr(common, "OUTPUTS", tmp_path)
-    options = ["--model", tiny_folder(letters=None), "--max-new-tokens", "9", "--seed", "5"]
+    options = ["--model", folder, "--max-new-tokens", "9", "--seed", "5"]
     monkeypatch.setattr(sys, "argv", ["survey.py", *options])
     capsys.readouterr()  # what making a tiny model has printed
     survey.main()
@@ -61,9 +54,18 @@ def test_each_row_counts_the_texts_of_its_own_setting(monkeypatch, capsys, tmp_p
     header, _, *rows = [line[2:-2].split(" | ") for line in table.split("\n")]
     assert len(rows) == 9
     for row in rows:
-        counts = dict(zip(header, row, strict=True))
-        numbers = [float(part.partition("=")[2]) for part in counts["setting"].split(", ")]
-        median = 1000 * numbers[0] + 100 * sum(numbers[1:])
-        assert counts["median tokens"] == f"{median:g}"
-        assert counts["different JSONs"] == "1"
+        label, *counts = row
+        numbers = [float(part.partition("=")[2]) for part in label.split(", ")]
+        length = round(1000 * numbers[0] + 100 * sum(numbers[1:]))
+        repeats = 20 if length > 41 else 0
+        assert counts == ["2", "10", str(repeats), str(length), "3", "15", "10"]
+    assert header[1:] == [
+        *("different stories", "ended by EOS", "repeats", "median tokens"),
+        *("different JSONs", "valid", "right"),
+    ]
     assert [generator.initial_seed() for generator in generators] == [5]
+
+    monkeypatch.setattr(task4_nucleus, "sample", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        survey.main()
+    assert capsys.readouterr().err.count("\n| temperature=") == 5  # task 3's rows are not lost
