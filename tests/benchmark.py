@@ -7,24 +7,23 @@ Run by hand, with nothing beside it:
 Prints two Markdown tables. The first, or with --whole-command the only one: task 1 from the start
 of Python to the second text, at most 250 tokens each, against a script that calls generate().
 
-The second: the story's prompt, the models being loaded; medians, the last row measured once. In
-tasks 1 to 4 no text may end by EOS, so that both sides do equal work; task 5 stops by itself, and
-its texts are compared. generate() decodes several texts side by side only where their settings are
-the same: in task 2. Elsewhere it runs text by text.
+The second: the story's prompt, the models being loaded; medians, the last row measured once. No
+text ends by EOS, so that both sides do equal work. generate() decodes several texts side by side
+only where their settings are the same: in task 2. Elsewhere it runs text by text.
 """
 
 import argparse
-import os
-import platform
-import re
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
+from unittest.mock import patch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -41,15 +40,14 @@ import task5_beam_search as task5
 
 
 def in_turn(repetitions, calls):
-    """Median seconds and last result of each call; in each round all run, one after the other."""
+    """Median seconds of each call; in each round all run, one after the other."""
     seconds = [[] for _ in calls]
     for _ in range(repetitions):
-        results = []
         for call, seconds_of_call in zip(calls, seconds, strict=True):
             start = time.perf_counter()
-            results.append(call())
+            call()
             seconds_of_call.append(time.perf_counter() - start)
-    return [statistics.median(numbers) for numbers in seconds], results
+    return [statistics.median(numbers) for numbers in seconds]
 
 
 def load_rival(name, device, **settings):
@@ -81,7 +79,7 @@ def rival_script(name, device, limit):
 
 
 def whole_command(name, device, repetitions):
-    """The first table: one row, with this machine."""
+    """The first table, of one row."""
 
     def run(*script):
         command = [sys.executable, *script, "--model", name, "--device", device]
@@ -92,81 +90,83 @@ def whole_command(name, device, repetitions):
         for path in ROOT.glob("*.py"):
             shutil.copy(path, copy)
         calls = [lambda: run(Path(copy, "task1_greedy.py")), lambda: run(__file__, "--rival")]
-        (ours, rival), _ = in_turn(repetitions, calls)
-    row = {"what": "task 1 as a whole command, both prompts", "machine": machine(device)}
+        ours, rival = in_turn(repetitions, calls)
+    row = {"what": "task 1 as a whole command, both prompts"}
     row |= {"ours": f"{ours:.1f} s", "a script of `generate()`": f"{rival:.1f} s"}
     return common.table([row | {"`generate()` ÷ ours": f"{rival / ours:.2f}"}])
 
 
-def machine(device):
-    """This machine in words: its device, its cores and, if it tells, its processor's name."""
-    cpuinfo = Path("/proc/cpuinfo")  # of Linux, where Python does not know the name
-    found = cpuinfo.exists() and re.search(r"model name\s*: (.+)", cpuinfo.read_text())
-    name = found[1] if found else platform.processor()
-    return f"{device}, {os.cpu_count()} cores, {name}, {torch.backends.cpu.get_cpu_capability()}"
+class Task(NamedTuple):
+    """What a row of the second table compares."""
+
+    name: str
+    ours: Callable  # without arguments
+    settings: list  # of each call of generate() that decodes the same
 
 
 def beam_searches(model, prompt, limit):
-    """The best text of each setting of task 5. One search serves all penalties."""
-    sizes = {num_beams for num_beams, _ in task5.SETTINGS}
-    searches = {size: task5.beam_search(model, prompt, size, limit) for size in sizes}
-    return [task5.best(searches[size], penalty) for size, penalty in task5.SETTINGS]
+    """What task 5 decodes: one search serves all penalties."""
+    for num_beams in sorted({num_beams for num_beams, _ in task5.SETTINGS}):
+        task5.beam_search(model, prompt, num_beams, limit)
 
 
-def tasks():
-    """(task, our function, its further arguments, the settings of each call of `generate`)."""
+def tasks(model, prompt, limit):
+    """The five tasks. model: as `common.load` gives it."""
     generator = torch.Generator().manual_seed(0)
     sampled = {"do_sample": True}
+    three = sampled | {"num_return_sequences": 3}
     temperatures = [sampled | {"temperature": t} for t in task3.TEMPERATURES]
     nuclei = [sampled | {"temperature": t, "top_p": top_p} for t, top_p in task4.SETTINGS]
     beams = [
         {"num_beams": size, "length_penalty": penalty, "early_stopping": size > 1}
         for size, penalty in task5.SETTINGS
     ]
+    sample_3 = partial(task3.sample, model, prompt, task3.TEMPERATURES, generator, limit)
+    sample_4 = partial(task4.sample, model, prompt, task4.SETTINGS, generator, limit)
     return [
-        ("task 1, greedy", task1.greedy, [], [{}]),
-        ("task 2, 3 texts", task2.sample, [3, generator], [sampled | {"num_return_sequences": 3}]),
-        ("task 3, 5 temperatures", task3.sample, [task3.TEMPERATURES, generator], temperatures),
-        ("task 4, 4 settings", task4.sample, [task4.SETTINGS, generator], nuclei),
-        ("task 5, 5 settings", beam_searches, [], beams),
+        Task("task 1, greedy", partial(task1.greedy, model, prompt, limit), [{}]),
+        Task("task 2, 3 texts", partial(task2.sample, model, prompt, 3, generator, limit), [three]),
+        Task("task 3, 5 temperatures", sample_3, temperatures),
+        Task("task 4, 4 settings", sample_4, nuclei),
+        Task("task 5, 5 settings", partial(beam_searches, model, prompt, limit), beams),
     ]
 
 
+def generate_each(model, prompt, limit, settings):
+    """A call of generate() for each of the settings."""
+    for each in settings:
+        generate(model, prompt, limit, **each)
+
+
 def all_tasks(name, device, limit, repetitions):
-    """The second table: a row for each task, and two on greedy."""
-    ours, tokenizer = common.load(name, device)
+    """The second table: a row for each task, and one that tells whether steps get slower."""
+    model, tokenizer = common.load(name, device)
     prompt = tokenizer(common.PROMPTS["hedgehog"]).input_ids
     float32 = load_rival(name, device, dtype=torch.float32)
     as_loaded = load_rival(name, device)
-    own_dtype = str(as_loaded.dtype).removeprefix("torch.")
-    columns = ["what", "ours", "`generate()` in float32", "float32 ÷ ours"]
-    columns += [f"as people load it, {own_dtype}", f"{own_dtype} ÷ ours"]
     rows = []
-
-    def add(*cells):
-        rows.append(dict(zip(columns, cells, strict=True)))
-        print(rows[-1], file=sys.stderr)
-
-    def texts(model, settings):
-        return [text for each in settings for text in generate(model, prompt, limit, **each)]
-
-    real_eos = common.EOS
-    for task, function, arguments, settings in tasks():
-        common.EOS = real_eos if task.startswith("task 5") else -1  # a token that never comes
-        calls = [partial(function, ours, prompt, *arguments, limit)]
-        calls += [partial(texts, float32, settings), partial(texts, as_loaded, settings)]
-        (a, b, c), (found, expected, _) = in_turn(repetitions, calls)
-        if task.startswith("task 5"):
-            same = sum(x.tokens == y for x, y in zip(found, expected, strict=True))
-            task += f" ({same} of 5 texts the same as in float32)"
-        add(task, f"{a:.1f} s", f"{b:.1f} s", f"{b / a:.1f}", f"{c:.1f} s", f"{c / a:.1f}")
-        if task.startswith("task 1"):
-            speeds = [f"{limit / seconds:.1f}" for seconds in (a, b, c)]
-            add("task 1, tokens per second", speeds[0], speeds[1], "", speeds[2], "")
-
-    common.EOS = -1
-    (half, whole), _ = in_turn(1, [partial(task1.greedy, ours, prompt, n) for n in (500, 1000)])
-    add("greedy, seconds for 1000 tokens ÷ for 500", f"{whole / half:.2f}", "", "", "", "")
+    with patch.object(common, "EOS", -1):  # a token that never comes
+        for task in tasks(model, prompt, limit):
+            rivals = [
+                partial(generate_each, rival, prompt, limit, task.settings)
+                for rival in (float32, as_loaded)
+            ]
+            seconds = in_turn(repetitions, [task.ours, *rivals])
+            ours_seconds, float32_seconds, as_loaded_seconds = seconds
+            row = {
+                "what": task.name,
+                "ours": f"{ours_seconds:.1f} s",
+                "`generate()` in float32": f"{float32_seconds:.1f} s",
+                "float32 ÷ ours": f"{float32_seconds / ours_seconds:.1f}",
+                "`generate()` as people load it": f"{as_loaded_seconds:.1f} s",
+                "as people load it ÷ ours": f"{as_loaded_seconds / ours_seconds:.1f}",
+            }
+            print(row, file=sys.stderr)
+            rows.append(row)
+        limits = (10 * limit, 20 * limit)
+        half, whole = in_turn(1, [partial(task1.greedy, model, prompt, n) for n in limits])
+    what = f"greedy, seconds for {20 * limit} tokens ÷ for {10 * limit}"
+    rows.append(dict.fromkeys(row, "") | {"what": what, "ours": f"{whole / half:.2f}"})
     return common.table(rows)
 
 
