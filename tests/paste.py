@@ -1,31 +1,29 @@
 """Paste outputs/ into README.md: python tests/paste.py
 
-Each output goes between its marks, `<!-- begin NAME -->` and `<!-- end NAME -->`; the tasks' tables
-become the one at the top. What the page says of texts stands between `<!-- observed NAME NAME -->`,
-with the outputs that it speaks of, and `<!-- /observed -->`: if one of these says something else
-now, it becomes a comment that asks for a new one.
+The texts of each output go between `<!-- begin NAME -->` and `<!-- end NAME -->`, its table between
+`<!-- begin NAME table -->` and its end; the overview is counted from the tables. What the page says
+of texts stands between `<!-- observed NAME NAME -->`, with the outputs that it speaks of, and
+`<!-- /observed -->`: if one of these has changed, it becomes a comment that asks for a new one.
 """
 
 import argparse
 import re
-from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SURVEY = "survey.md"  # of no task; it may be missing
-TEXT = re.compile(r"^(`{3,})text\n(.*?)\n\1$", re.DOTALL | re.MULTILINE)
 OBSERVED = re.compile(r"<!-- observed (.*?) -->\n(.*?)<!-- /observed -->\n", re.DOTALL)
 COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
+OVERVIEW_HEAD = """| task | stories | ended by EOS | repeats | JSONs that parse | right |
+| --- | --- | --- | --- | --- | --- |"""
 
 
-def shortened(name, match):
-    """Of a text of over 30 lines the first 25, and a link to the output; a shorter one whole."""
-    fence, text = match.groups()
-    lines = text.split("\n")
-    if len(lines) <= 30:
-        return match[0]
-    link = f"{len(lines) - 25} more lines: [outputs/{name}](outputs/{name})"
-    return "\n".join([f"{fence}text", *lines[:25], fence, "", link])
+def parts(output):
+    """An output's texts, with the line that says who wrote them, and its table."""
+    if not output:
+        return "", ""
+    *texts, table, _words = output.strip().split("\n\n")
+    return "\n\n".join(texts), table
 
 
 def replaced(page, name, new):
@@ -38,9 +36,24 @@ def replaced(page, name, new):
     return f"{before}{begin}\n{new}\n\n{end}{after}", old.strip()
 
 
-def body(output):
-    """An output's paragraphs, but for the first and the last: who wrote it, what its words mean."""
-    return output.split("\n\n")[1:-1]
+def facts(cell):
+    """The words before the text in a cell of a table, as a list."""
+    return cell.partition("`")[0].strip().split(", ")
+
+
+def overview_row(name, table):
+    """A task's row of the overview, counted from its table."""
+    rows = [row[2:-2].split(" | ") for row in table.split("\n")[2:]]
+    stories = [facts(story) for _setting, story, _answer in rows]
+    answers = [facts(answer) for _setting, _story, answer in rows]
+    counts = [
+        len(stories),
+        sum("cut" not in story for story in stories),
+        sum("repeats" in story for story in stories),
+        sum("not valid" not in answer for answer in answers),
+        sum("right" in answer for answer in answers),
+    ]
+    return f"| {name.removesuffix('.md')} | {' | '.join(map(str, counts))} |"
 
 
 def with_outdated_hidden(page, changed):
@@ -69,15 +82,17 @@ def paste(page, outputs):
     ValueError for a page whose marks are wrong.
     """
     changed = {}
-    tables = []
+    overview = [OVERVIEW_HEAD]
     for name, output in outputs.items():
-        new = TEXT.sub(partial(shortened, name), output.strip())
-        page, old = replaced(page, name, new)
-        changed[name] = body(old) != body(new)
+        texts, table = parts(output)
+        page, old_texts = replaced(page, name, texts)
+        page, old_table = replaced(page, f"{name} table", table)
+        # The first paragraph, who wrote it, may change: with another version of torch, for example.
+        same_texts = old_texts.partition("\n\n")[2] == texts.partition("\n\n")[2]
+        changed[name] = not (same_texts and old_table == table)
         if name != SURVEY:
-            tables.append(body(new)[-1].split("\n"))
-    rows = [row for table in tables for row in table[2:]]
-    page, _ = replaced(page, "table", "\n".join(tables[0][:2] + rows))
+            overview.append(overview_row(name, table))
+    page, _ = replaced(page, "overview", "\n".join(overview))
     return with_outdated_hidden(page, changed)
 
 

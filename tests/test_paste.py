@@ -1,45 +1,50 @@
 """paste.py: the page shows what the scripts wrote, and says nothing of what they wrote before."""
 
-import re
 import sys
 
 import paste
 import pytest
 
 HEAD = "| setting | hedgehog | json |\n| --- | --- | --- |\n"
+STORY = "Once.\n\n```text\nA long middle.\n\nThe end.\n```\n\nMore."
 
 
-def output(text="text", setting="x", model="B", words="The words."):
-    row = f"| {setting} | 2 tokens | right |"
+def output(setting, text=STORY, model="B", words="The words."):
+    row = f"| {setting} | 2 tokens `x` | right, 3 tokens `y` |"
     return f"Model `{model}` on cpu.\n\n**{setting}**\n\n{text}\n\n{HEAD}{row}\n\n{words}\n\n"
 
 
-SURVEY = (
-    "Model `B`.\n\n20 texts.\n\n| setting | loops |\n| --- | --- |\n| T | 1 |\n\nThe words.\n\n"
-)
-OUTPUTS = {"t.md": output(setting="one"), "u.md": output(setting="two"), "survey.md": SURVEY}
-PAGE = """before
+SURVEY = "Model `B`.\n\n20 texts.\n\n| setting | ended |\n| --- | --- |\n| T | 1 |\n\nWords.\n\n"
+OUTPUTS = {"t.md": output("one"), "u.md": output("two"), "survey.md": SURVEY}
+EMPTY_PAGE = """before
 <!-- observed t.md u.md -->
-> a stand-in's
 <!-- /observed -->
-<!-- begin table -->
-<!-- end table -->
+<!-- begin overview -->
+<!-- end overview -->
+<!-- begin t.md table -->
+<!-- end t.md table -->
 <!-- observed t.md -->
-- true of t
 <!-- /observed -->
 <!-- begin t.md -->
 old
 <!-- end t.md -->
+<!-- begin u.md table -->
+<!-- end u.md table -->
 <!-- observed survey.md u.md -->
-- true of u and the survey
 <!-- /observed -->
 <!-- begin u.md -->
 <!-- end u.md -->
 <!-- begin survey.md -->
 <!-- end survey.md -->
+<!-- begin survey.md table -->
+<!-- end survey.md table -->
 after
 """
-LISTS = ["a stand-in's", "true of t", "true of u and the survey"]
+LISTS = {
+    "t.md u.md": "> a stand-in's\n",
+    "t.md": "- true of t\n",
+    "survey.md u.md": "- true of u and the survey\n",
+}
 
 
 def shown(page):
@@ -49,54 +54,75 @@ def shown(page):
 
 @pytest.fixture
 def page():
-    """A page that holds OUTPUTS, with its three lists."""
-    filled = paste.paste(PAGE, OUTPUTS)
-    for written in ("> a stand-in's", "- true of t", "- true of u and the survey"):
-        hidden = rf"<!-- To be written anew[^>]*?{re.escape(written)}\n-->\n"
-        filled, count = re.subn(hidden, f"{written}\n", filled)
-        assert count == 1
+    """A page that holds OUTPUTS, and lists."""
+    filled = paste.paste(EMPTY_PAGE, OUTPUTS)
+    for names, written in LISTS.items():
+        mark = f"<!-- observed {names} -->\n"
+        filled = filled.replace(mark, mark + written)
     return filled
 
 
+def block(page, name):
+    """What stands between the marks of that name."""
+    return page.partition(f"<!-- begin {name} -->\n")[2].partition(f"<!-- end {name} -->\n")[0]
+
+
 def test_everything_goes_to_its_place(page):
-    assert "\nold\n" not in page
-    assert f"<!-- begin t.md -->\n\n{OUTPUTS['t.md']}<!-- end t.md -->" in page
-    assert f"<!-- begin survey.md -->\n\n{SURVEY}<!-- end" in page
-    rows = "| one | 2 tokens | right |\n| two | 2 tokens | right |\n"
-    assert f"<!-- begin table -->\n\n{HEAD}{rows}\n<!-- end table -->" in page
+    texts, table = f"Model `B` on cpu.\n\n**one**\n\n{STORY}", OUTPUTS["t.md"].split("\n\n")[-3]
+    assert block(page, "t.md") == f"\n{texts}\n\n"
+    assert block(page, "t.md table") == f"\n{table}\n\n"
+    assert block(page, "survey.md") == "\nModel `B`.\n\n20 texts.\n\n"
+    assert block(page, "survey.md table").endswith("\n| T | 1 |\n\n")
+    assert "The words" not in page
     assert page.startswith("before\n") and page.endswith("-->\nafter\n")
     assert paste.paste(page, OUTPUTS) == page
+
+
+def test_the_overview_counts_facts_and_not_what_the_texts_say():
+    rows = [
+        "| a | 9 tokens, cut, repeats `cut, repeats \\| right` | not valid, 9 tokens `right` |",
+        "| b | 9 tokens `He cut \\| and repeats, right` | wrong, 9 tokens `not valid` |",
+        "| c | 9 tokens, repeats `` ` `` | right, 9 tokens `cut` |",
+        "| d | 1 tokens  | not valid, 1 tokens  |",  # EOS alone: an excerpt without a letter
+    ]
+    written = f"Model.\n\n**a**\n\n{HEAD}" + "\n".join(rows) + "\n\nThe words.\n\n"
+    page = paste.paste(EMPTY_PAGE, OUTPUTS | {"t.md": written})
+    header, _, *counts = block(page, "overview").strip().split("\n")
+    names = "task | stories | ended by EOS | repeats | JSONs that parse | right"
+    assert header == f"| {names} |"
+    assert counts == ["| t | 4 | 3 | 2 | 2 | 1 |", "| u | 1 | 1 | 0 | 1 | 1 |"]
 
 
 @pytest.mark.parametrize(
     ("name", "changed", "hidden"),
     [
-        ("t.md", output("another", "one"), LISTS[:2]),
-        ("t.md", output(setting="three"), LISTS[:2]),  # the last row of its table
-        ("u.md", output("another", "two"), [LISTS[0], LISTS[2]]),
-        ("survey.md", SURVEY.replace("| T | 1 |", "| T | 2 |"), LISTS[2:]),
-        ("survey.md", "", LISTS[2:]),
-        ("t.md", output(setting="one", model="C"), []),  # another torch, for example
-        ("t.md", output(setting="one", words="Other words."), []),
+        ("t.md", output("one", STORY.replace("middle", "riddle")), ["t.md u.md", "t.md"]),
+        ("t.md", output("three"), ["t.md u.md", "t.md"]),
+        ("t.md", OUTPUTS["t.md"].replace("| 2 tokens", "| 3 tokens"), ["t.md u.md", "t.md"]),
+        ("u.md", output("two", "another"), ["t.md u.md", "survey.md u.md"]),
+        ("survey.md", SURVEY.replace("| T | 1 |", "| T | 2 |"), ["survey.md u.md"]),
+        ("survey.md", "", ["survey.md u.md"]),
+        ("t.md", output("one", model="C"), []),  # or another torch, for example
+        ("t.md", output("one", words="Other words."), []),
     ],
 )
 def test_a_list_is_hidden_when_an_output_of_its_own_has_changed(page, name, changed, hidden):
     new = paste.paste(page, OUTPUTS | {name: changed})
-    for written in LISTS:
-        assert (written in shown(new)) == (written not in hidden)
+    for names, written in LISTS.items():
+        assert (written in shown(new)) == (names not in hidden)
         assert new.count(written) == 1  # a hidden one is kept, in a comment
     assert new.count("<!-- To be written anew") == len(hidden)
-    assert changed.strip() in new
+    assert block(new, name).strip() == "\n\n".join(changed.strip().split("\n\n")[:-2])
     assert paste.paste(new, OUTPUTS | {name: changed}) == new
 
 
 def test_a_hidden_list_stays_as_it_is_and_one_below_it_is_a_list_again(page):
-    once = paste.paste(page, OUTPUTS | {"t.md": output("another", "one")})
-    assert "- true of t\n-->\n" in paste.paste(once, OUTPUTS | {"t.md": output("a third", "one")})
+    once = paste.paste(page, OUTPUTS | {"t.md": output("one", "another")})
+    assert "- true of t\n-->\n" in paste.paste(once, OUTPUTS | {"t.md": output("one", "a third")})
     written = once.replace("- true of t\n-->\n", "- true of t\n-->\n- new\n")
     assert "- new" in shown(written)
-    assert paste.paste(written, OUTPUTS | {"t.md": output("another", "one")}) == written
-    again = paste.paste(written, OUTPUTS | {"t.md": output("a third", "one")})
+    assert paste.paste(written, OUTPUTS | {"t.md": output("one", "another")}) == written
+    again = paste.paste(written, OUTPUTS | {"t.md": output("one", "a third")})
     assert "- new" in again and "- new" not in shown(again)
     assert "true of t" not in again  # of its two comments one is left, with what was seen
     assert again.count("<!-- observed t.md -->\n<!-- To be written anew") == 1
@@ -105,21 +131,17 @@ def test_a_hidden_list_stays_as_it_is_and_one_below_it_is_a_list_again(page):
 @pytest.mark.parametrize("end", ["-->", "--->", "--!>", "<!-- later -->", "<!-- x --> -->"])
 def test_nothing_in_a_list_ends_its_comment_early(page, end):
     page = page.replace("- true of t\n", f"- true {end} of t\n- second\n")
-    new = paste.paste(page, OUTPUTS | {"t.md": output("another", "one")})
+    new = paste.paste(page, OUTPUTS | {"t.md": output("one", "another")})
     kept = new.partition("<!-- observed t.md -->\n<!--")[2].partition("-->\n<!-- /observed -->")[0]
     assert "- second" in kept
     assert "-->" not in kept and "--!>" not in kept
 
 
-def test_a_page_without_lists_is_pasted_too(page):
-    without = paste.OBSERVED.sub("", page)
-    assert paste.paste(without, OUTPUTS | {"t.md": output("another", "one")}).count("another") == 1
-
-
 @pytest.mark.parametrize(
     ("mark", "instead", "message"),
     [
-        ("<!-- end table -->", "", "end table"),
+        ("<!-- end overview -->", "", "end overview"),
+        ("<!-- begin t.md table -->", "", "begin t.md table"),
         ("<!-- end t.md -->", "", "end t.md"),
         ("<!-- end t.md -->", "<!-- end t.md -->\n<!-- end t.md -->", "end t.md"),
         ("<!-- begin survey.md -->", "", "begin survey.md"),
@@ -131,22 +153,6 @@ def test_a_page_without_lists_is_pasted_too(page):
 def test_a_page_with_wrong_marks_is_refused(page, mark, instead, message):
     with pytest.raises(ValueError, match=message):
         paste.paste(page.replace(mark, instead, 1), OUTPUTS)
-
-
-def test_long_texts_are_shortened():
-    def fence_of(lines, fence="```"):
-        numbered = "\n".join(f"line {number}" for number in range(1, lines + 1))
-        return f"{fence}text\n{numbered}\n{fence}"
-
-    def pasted(text):
-        page = paste.paste(PAGE, OUTPUTS | {"t.md": output(text)})
-        return page.partition("**x**\n\n")[2].partition("\n\n| setting")[0]
-
-    assert pasted(fence_of(30)) == fence_of(30)
-    link = "[outputs/t.md](outputs/t.md)"
-    assert pasted(fence_of(31)) == f"{fence_of(25)}\n\n6 more lines: {link}"
-    inner = f"````text\n{fence_of(40)}\n````"  # a model may write a fence
-    assert pasted(inner).endswith(f"line 24\n````\n\n17 more lines: {link}")
 
 
 @pytest.fixture
@@ -165,7 +171,7 @@ def project(tmp_path, monkeypatch, page):
 
 def test_a_users_own_run(project, capsys):
     """In a checkout with CRLF."""
-    (project / "outputs" / "task1.md").write_text(output("ёжик", "one"), encoding="utf-8")
+    (project / "outputs" / "task1.md").write_text(output("one", "ёжик"), encoding="utf-8")
     (project / "outputs" / "survey.md").unlink()
     for path in (project / "README.md", *(project / "outputs").iterdir()):
         path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
@@ -178,12 +184,18 @@ def test_a_users_own_run(project, capsys):
     assert (project / "README.md").read_bytes() == page
 
 
-def test_a_missing_output_is_one_message(project, capsys):
-    page = (project / "README.md").read_bytes()
-    (project / "outputs" / "task2.md").unlink()
+@pytest.mark.parametrize("lost", ["output", "mark"])
+def test_what_cannot_be_pasted_is_one_message(project, capsys, lost):
+    readme = project / "README.md"
+    if lost == "output":
+        (project / "outputs" / "task2.md").unlink()
+    else:
+        page = readme.read_text(encoding="utf-8")
+        readme.write_text(page.replace("<!-- end task2.md -->\n", ""), encoding="utf-8")
+    before = readme.read_bytes()
     with pytest.raises(SystemExit) as end:
         paste.main()
     assert end.value.code == 2
     message = capsys.readouterr().err.partition("paste.py: error: ")[2]
     assert "task2.md" in message and message.count("\n") == 1
-    assert (project / "README.md").read_bytes() == page
+    assert readme.read_bytes() == before
