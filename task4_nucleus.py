@@ -15,8 +15,9 @@ SETTINGS = ((1.0, 0.9), (1.0, 0.15), (0.5, 0.9), (0.5, 0.15))  # (temperature, t
 def ranked_by_probability(probs, top_p):
     """The tokens from the most probable down, at least as far as the nucleus goes.
 
-    Returns (probabilities, tokens), each (rows, 1000), or (rows, vocabulary) where 1000 do not
-    suffice: to sort them all takes over ten times as long. The arguments are those of `nucleus`.
+    Returns (probabilities, tokens), each (rows, 1000). Sorting the whole vocabulary takes over ten
+    times as long, so it is done, giving (rows, vocabulary), only where 1000 do not suffice. The
+    arguments are those of `nucleus`.
     """
     ranked, tokens = probs.topk(min(1000, probs.shape[-1]))  # a tiny vocabulary has fewer
     cumulative = ranked.cumsum(dim=-1).clamp(max=1)
@@ -53,13 +54,13 @@ def sample(model, prompt, settings, generator, max_new_tokens=MAX_NEW_TOKENS):
     unfinished = texts
     context = Context(model, prompt)
     for _ in progress(max_new_tokens):
-        logits = step(context, unfinished)  # (unfinished texts, vocabulary)
+        logits = step(context, unfinished)  # (unfinished, vocabulary)
         pairs = torch.tensor([text.setting for text in unfinished], device=logits.device)
-        temperature = pairs[:, :1]  # (unfinished texts, 1)
-        top_p = pairs[:, 1:]  # (unfinished texts, 1)
+        temperature = pairs[:, :1]  # (unfinished, 1)
+        top_p = pairs[:, 1:]  # (unfinished, 1)
         probs = (logits / temperature).softmax(dim=-1)
         probs = nucleus(probs, top_p)
-        tokens = draw(probs, generator)  # (unfinished texts,)
+        tokens = draw(probs, generator)  # (unfinished,)
         append_tokens(unfinished, tokens)
         unfinished = [text for text in unfinished if not text.ended]
         if not unfinished:

@@ -14,8 +14,10 @@ SETTINGS = ((1, 1.0), (4, 1.0), (4, 0.5), (4, 2.0), (8, 1.0))  # (num_beams, len
 def beam_search(model, prompt, num_beams, max_new_tokens=MAX_NEW_TOKENS):
     """Return the finished candidates, a list of `Text`; if there is none, the unfinished ones.
 
-    prompt: a list of token ids. The steps are those of the assignment, task 5.
+    prompt: a list of token ids. num_beams: above 0, else ValueError. Steps: assignment, task 5.
     """
+    if num_beams < 1:
+        raise ValueError(f"num_beams must be above 0: {num_beams}")
     # Steps 2 and 4: instead of an empty list, one candidate without tokens. Step 5 continues it
     # with the num_beams best first tokens.
     unfinished = [Text()]
@@ -64,7 +66,7 @@ def candidates_table(name, searches, tokenizer):
         count = sum(text.ended for text in candidates)
         ending = "finished" if count >= num_beams else "finished by the limit"
         endings.append(f"num_beams={num_beams}: {count} {ending}")
-        for text in sorted(candidates, key=lambda text: text.score, reverse=True):
+        for text in sorted(candidates, key=lambda candidate: candidate.score, reverse=True):
             row = {"num_beams": num_beams, "candidate": common.facts(name, text, tokenizer)}
             row["score"] = f"{text.score:.2f}"
             for penalty in penalties:

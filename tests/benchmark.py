@@ -5,11 +5,13 @@ Run by hand, with nothing beside it:
     python tests/benchmark.py --model "$(python tests/offline_model.py)"
 
 Prints two Markdown tables. The first, or with --whole-command the only one: task 1 from the start
-of Python to the second text, at most 250 tokens each, against a script that calls generate().
+of Python to the second text, at most 250 tokens each, against a script that calls generate(). Both
+end at EOS, not always at the same token.
 
 The second: the story's prompt, the models being loaded; medians, the last row measured once. No
 text ends by EOS, so that both sides do equal work. generate() decodes several texts side by side
-only where their settings are the same: in task 2. Elsewhere it runs text by text.
+only where their settings are the same: in task 2. Elsewhere it runs text by text; in task 5, where
+one search of ours serves all penalties, it searches five times, we three times.
 """
 
 import argparse
@@ -151,8 +153,9 @@ def all_tasks(name, device, limit, repetitions):
                 partial(generate_each, rival, prompt, limit, task.settings)
                 for rival in (float32, as_loaded)
             ]
-            seconds = in_turn(repetitions, [task.ours, *rivals])
-            ours_seconds, float32_seconds, as_loaded_seconds = seconds
+            ours_seconds, float32_seconds, as_loaded_seconds = in_turn(
+                repetitions, [task.ours, *rivals]
+            )
             row = {
                 "what": task.name,
                 "ours": f"{ours_seconds:.1f} s",
@@ -166,7 +169,7 @@ def all_tasks(name, device, limit, repetitions):
         limits = (10 * limit, 20 * limit)
         half, whole = in_turn(1, [partial(task1.greedy, model, prompt, n) for n in limits])
     what = f"greedy, seconds for {20 * limit} tokens ÷ for {10 * limit}"
-    rows.append(dict.fromkeys(row, "") | {"what": what, "ours": f"{whole / half:.2f}"})
+    rows.append(dict.fromkeys(rows[0], "") | {"what": what, "ours": f"{whole / half:.2f}"})
     return common.table(rows)
 
 

@@ -148,19 +148,13 @@ def copy(tmp_path):
     return tmp_path
 
 
-def script_process(copy, script, *arguments, environment=(), **settings):
-    """A script of the copy, started as its user may: from another folder, with pipes."""
+def run_script(copy, script, *arguments, environment=(), **settings):
+    """Run a script of the copy to its end as its user may: from another folder, with pipes."""
     command = [sys.executable, copy / f"{script}.py", "--device", "cpu", *arguments]
     alone = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONUTF8": "1"}
-    settings = {"cwd": copy.parent, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | settings
-    return subprocess.Popen(command, env=os.environ | alone | dict(environment), **settings)
-
-
-def run_script(copy, script, *arguments, **environment):
-    """The script's stdout, stderr (text) and returncode, when it has ended."""
-    process = script_process(copy, script, *arguments, environment=environment, text=True)
-    stdout, stderr = process.communicate()
-    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+    environment = os.environ | alone | dict(environment)
+    settings |= {"cwd": copy.parent, "env": environment, "capture_output": True, "text": True}
+    return subprocess.run(command, check=False, **settings)
 
 
 def shown_texts(markdown):

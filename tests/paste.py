@@ -11,19 +11,20 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SURVEY = "survey.md"  # of no task; it may be missing
+SURVEY = "survey.md"  # of no task, and it may be missing
 OBSERVED = re.compile(r"<!-- observed (.*?) -->\n(.*?)<!-- /observed -->\n", re.DOTALL)
 COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
-OVERVIEW_HEAD = """| task | stories | ended by EOS | repeats | JSONs that parse | right |
+OVERVIEW_HEAD = """| task | stories | ended by EOS | repeats | valid JSONs | right |
 | --- | --- | --- | --- | --- | --- |"""
 
 
-def parts(output):
+def parts(name, output):
     """An output's texts, with the line that says who wrote them, and its table."""
-    if not output:
-        return "", ""
-    *texts, table, _words = output.strip().split("\n\n")
-    return "\n\n".join(texts), table
+    before_legend, _, _legend = output.strip().rpartition("\n\n")
+    texts, _, table = before_legend.rpartition("\n\n")
+    if not table.startswith("| "):
+        raise ValueError(f"outputs/{name} has no table as its last paragraph but one")
+    return texts, table
 
 
 def replaced(page, name, new):
@@ -31,21 +32,21 @@ def replaced(page, name, new):
     begin, end = f"<!-- begin {name} -->\n", f"<!-- end {name} -->\n"
     before, _, rest = page.partition(begin)
     old, _, after = rest.partition(end)
-    if page.count(begin) != 1 or rest.count(end) != 1:
+    if page.count(begin) != 1 or page.count(end) != 1 or end not in rest:
         raise ValueError(f"README.md must have {begin.strip()} and then {end.strip()}, once each")
     return f"{before}{begin}\n{new}\n\n{end}{after}", old.strip()
 
 
-def facts(cell):
-    """The words before the text in a cell of a table, as a list."""
+def words_before_text(cell):
+    """What a cell of a table says of its text, as a list: ["wrong", "26 tokens"]."""
     return cell.partition("`")[0].strip().split(", ")
 
 
 def overview_row(name, table):
     """A task's row of the overview, counted from its table."""
     rows = [row[2:-2].split(" | ") for row in table.split("\n")[2:]]
-    stories = [facts(story) for _setting, story, _answer in rows]
-    answers = [facts(answer) for _setting, _story, answer in rows]
+    stories = [words_before_text(story) for _setting, story, _answer in rows]
+    answers = [words_before_text(answer) for _setting, _story, answer in rows]
     counts = [
         len(stories),
         sum("cut" not in story for story in stories),
@@ -77,14 +78,14 @@ def with_outdated_hidden(page, changed):
 
 
 def paste(page, outputs):
-    """The page with the outputs in it. outputs: {name: Markdown}, "" for a missing survey.
+    """The page with the outputs in it. outputs: {name: Markdown}, None for a missing survey.
 
-    ValueError for a page whose marks are wrong.
+    ValueError for a page whose marks are wrong, and for an output without a table.
     """
     changed = {}
     overview = [OVERVIEW_HEAD]
     for name, output in outputs.items():
-        texts, table = parts(output)
+        texts, table = ("", "") if output is None else parts(name, output)
         page, old_texts = replaced(page, name, texts)
         page, old_table = replaced(page, f"{name} table", table)
         # The first paragraph, who wrote it, may change: with another version of torch, for example.
@@ -107,7 +108,7 @@ def main():
         for script in sorted(ROOT.glob("task*.py")):
             name = f"{script.stem}.md"
             outputs[name] = (ROOT / "outputs" / name).read_text(encoding="utf-8")
-        outputs[SURVEY] = survey.read_text(encoding="utf-8") if survey.exists() else ""
+        outputs[SURVEY] = survey.read_text(encoding="utf-8") if survey.exists() else None
         page = paste(readme.read_text(encoding="utf-8"), outputs)
     except (OSError, ValueError) as error:
         parser.error(str(error))

@@ -66,13 +66,13 @@ def main():
     """Load, decode, count, print, write."""
     description = __doc__.splitlines()[0]
     args, model, tokenizer, report = common.start(__file__, description, draws=True)
-    temperatures = {t: f"temperature={t}" for t in task3_temperature.TEMPERATURES}
-    nuclei = {setting: task4_nucleus.label(*setting) for setting in task4_nucleus.SETTINGS}
+    task3_labels = {t: f"temperature={t}" for t in task3_temperature.TEMPERATURES}
+    task4_labels = {pair: task4_nucleus.label(*pair) for pair in task4_nucleus.SETTINGS}
     generator = torch.Generator().manual_seed(args.seed)
     report.add(f"{TEXTS_PER_SETTING} texts per setting and prompt.")
-    for task, labels in ((task3_temperature, temperatures), (task4_nucleus, nuclei)):
+    for task, labels in ((task3_temperature, task3_labels), (task4_nucleus, task4_labels)):
         rows = rows_of(task, labels, model, tokenizer, generator, args.max_new_tokens)
-        print(common.table(list(rows.values())), file=sys.stderr)  # half an hour's work, kept
+        print(common.table(list(rows.values())), file=sys.stderr)  # kept if the rest is interrupted
         report.rows |= rows
     report.finish()
 

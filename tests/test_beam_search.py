@@ -8,7 +8,6 @@ from conftest import LETTERS, generated, tiny_eos, uncached
 
 import common
 import task5_beam_search
-from common import Text
 from task5_beam_search import SETTINGS, beam_search, best
 
 ABC = [0, 1, 2]  # the prompt "abc"
@@ -161,11 +160,9 @@ def test_at_the_limit_the_winner_is_a_finished_one(monkeypatch):
     assert [text.tokens for text in found] == [[0, 0, 0], [1, 0, 0]]  # none has finished
 
 
-def test_a_larger_penalty_favours_the_longer_text():
-    short = Text(tokens=[1] * 2, score=-2.0)
-    long = Text(tokens=[1] * 8, score=-4.0)
-    assert best([short, long], 0.0) is short
-    assert best([short, long], 1.0) is long
+def test_a_search_without_beams_is_refused():
+    with pytest.raises(ValueError, match="num_beams must be above 0"):
+        beam_search(None, ABC, 0)
 
 
 def test_the_settings_are_the_assignments():

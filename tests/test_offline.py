@@ -5,7 +5,7 @@ import torch
 import transformers
 from conftest import generated
 
-from common import EOS, PROMPTS
+from common import PROMPTS
 from task1_greedy import greedy
 from task5_beam_search import SETTINGS, beam_search, best
 
@@ -14,18 +14,6 @@ pytestmark = pytest.mark.offline
 
 def prompt_ids(tokenizer, name):
     return tokenizer(PROMPTS[name]).input_ids
-
-
-def test_eos_and_the_assignments_example(offline):
-    _, tokenizer = offline
-    assert tokenizer("<|im_end|>").input_ids == [EOS] == [151645]
-    ids = [4913, 20257, 269, 788, 330, 34441, 497, 330, 1242, 788, 220, 16, 15, 20, 11, 330]
-    ids += [15973, 788, 330, 59430, 9207, 151645]
-    example = '{"contractor": "Mike", "sum": 105, "currency": "rub"}<|im_end|>'
-    assert tokenizer.decode(ids) == example
-    ours = prompt_ids(tokenizer, "json")
-    assert ours == tokenizer(PROMPTS["json"]).encodings[0].ids  # as the assignment reads them
-    assert ours[0] == 151644  # one token, not its letters
 
 
 @pytest.fixture(scope="module")

@@ -117,7 +117,7 @@ def test_a_whole_report(report, tmp_path):
     made.add_texts("json", {"T=1": text(1, EOS), "T=2": text(1, EOS)})
     made.finish()
     written = (tmp_path / "outputs" / "task9.md").read_text(encoding="utf-8")
-    first, *pieces, words = written.rstrip("\n").split("\n\n")
+    first, *pieces, legend = written.rstrip("\n").split("\n\n")
     assert first.startswith("Model `x` on cpu, all arithmetic float32; at most 1000 tokens a text;")
     assert pieces == [
         "**hedgehog, T=1**: 2 tokens",
@@ -133,7 +133,7 @@ def test_a_whole_report(report, tmp_path):
             f"| T=2 | 41 tokens, cut, repeats `{'a' * 41}` | right, 2 tokens `{RIGHT}` |"
         ),
     ]
-    assert len(words) <= 400
+    assert len(legend) <= 400
 
 
 def test_the_table_of_all_candidates():

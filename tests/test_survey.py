@@ -48,7 +48,7 @@ def test_each_row_counts_the_texts_of_its_own_setting(monkeypatch, capsys, tmp_p
 
     shown = capsys.readouterr().out
     assert (tmp_path / "survey.md").read_text(encoding="utf-8") == shown
-    first, count, table, _words = shown.strip().split("\n\n")
+    first, count, table, _legend = shown.strip().split("\n\n")
     assert first.startswith("Model `") and "seed 5" in first
     assert count == "20 texts per setting and prompt."
     header, _, *rows = [line[2:-2].split(" | ") for line in table.split("\n")]
