@@ -38,7 +38,7 @@ def run_here(tmp_path, monkeypatch, capsys):
 
 @pytest.fixture
 def folder(tiny_folder):
-    """Of a tiny model whose texts differ from setting to setting, but for two of task 5's stories."""
+    """Of a tiny model whose texts differ between settings, but for two of task 5's stories."""
     return tiny_folder(12, scale=0.2, letters=None)
 
 
