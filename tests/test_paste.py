@@ -146,6 +146,7 @@ def test_nothing_in_a_list_ends_its_comment_early(page, end):
         ("<!-- end t.md -->", "", "end t.md"),
         ("<!-- begin t.md -->", "<!-- end t.md -->\n<!-- begin t.md -->", "end t.md"),
         ("<!-- begin survey.md -->", "", "begin survey.md"),
+        ("<!-- begin u.md -->", "<!-- begin u.md -->\n<!-- begin u.md -->", "begin u.md"),
         ("<!-- /observed -->", "", "observed"),
         ("<!-- observed t.md -->", "", "observed"),
         ("<!-- observed t.md -->", "<!-- observed t.md v.md -->", "t.md v.md, not all"),
