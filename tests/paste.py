@@ -37,16 +37,11 @@ def replaced(page, name, new):
     return f"{before}{begin}\n{new}\n\n{end}{after}", old.strip()
 
 
-def words_before_text(cell):
-    """What a cell of a table says of its text, as a list: ["wrong", "26 tokens"]."""
-    return cell.partition("`")[0].strip().split(", ")
-
-
 def overview_row(name, table):
-    """A task's row of the overview, counted from its table."""
+    """A task's row of the overview, counted from the words before the texts in its table."""
     rows = [row[2:-2].split(" | ") for row in table.split("\n")[2:]]
-    stories = [words_before_text(story) for _setting, story, _answer in rows]
-    answers = [words_before_text(answer) for _setting, _story, answer in rows]
+    stories = [story.partition("`")[0] for _setting, story, _answer in rows]
+    answers = [answer.partition("`")[0] for _setting, _story, answer in rows]
     counts = [
         len(stories),
         sum("cut" not in story for story in stories),
