@@ -48,7 +48,7 @@ class Context:
         self.model = model
         self.last_prompt_token = prompt[-1]
         self.cache = transformers.DynamicCache(config=model.config)
-        self.row_count = 1  # of the cache; at first one, the prompt's, from which all texts start
+        self.row_count = 1  # of the cache: at first one, the prompt's, which all texts continue
         self.steps = 0  # taken so far: each text that goes on has as many tokens
         if len(prompt) > 1:  # prefill: read all but the last token, so that all steps are alike
             input_ids = torch.tensor([prompt[:-1]], device=model.device)
@@ -154,8 +154,8 @@ def load(name=MODEL_ID, device="auto"):
 
 def read_here_or_from_hub(name):
     """`read_checkpoint`: what is on this machine first, so that a second run needs no network."""
-    # By these errors the libraries say that something is missing here. Not in an `except` block: an
-    # error raised there has the first one as its context, which would be taken for its cause.
+    # By these errors the libraries say that something is missing here. The second attempt is not in
+    # an `except` block, where its error would carry the first one along as its context.
     with contextlib.suppress(OSError, ValueError):
         return read_checkpoint(name, local_files_only=True)
     return read_checkpoint(name, local_files_only=False)
@@ -206,7 +206,7 @@ def pack_linear_layers(model):
         return
     layers = {name: m for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
     # The operator that packs uses one core, so layers are packed side by side. But each of these
-    # threads starts as many of its own as torch uses: more than a few may pass a process limit.
+    # threads starts as many of its own as torch uses: more than a few may exceed a process limit.
     with ThreadPoolExecutor(max_workers=4) as threads:
         packed_layers = threads.map(PackedLinear, layers.values())
         for name, packed in zip(layers, packed_layers, strict=True):
@@ -255,14 +255,14 @@ def start(script, description, draws=False):
     try:
         model, tokenizer = load(args.model, args.device)
     except Exception as error:  # noqa: BLE001 (the Hub, the device, libraries: any kind)
-        parser.error(loading_failed(error, args, parser.prog))
+        parser.error(loading_error_message(error, args, parser.prog))
     if hasattr(sys.stdout, "reconfigure"):  # a notebook's has no such method
         sys.stdout.reconfigure(errors="backslashreplace")  # a console may lack characters
     return args, model, tokenizer, Report(script, args, model, tokenizer)
 
 
-def loading_failed(error, args, prog):
-    """The message: the error, its cause (the last link of its chain), and two ways out."""
+def loading_error_message(error, args, prog):
+    """The error, its cause (the last link of its chain), and two ways out."""
     cause = error
     while link := cause.__cause__ or cause.__context__:
         cause = link
@@ -362,9 +362,9 @@ def verdict(text, tokenizer):
 
 
 def repeats(text):
-    """Whether a run of 40 tokens occurs in it twice; the two places may overlap."""
-    begins = range(len(text.tokens) - REPEATED_TOKENS + 1)
-    runs = [tuple(text.tokens[begin : begin + REPEATED_TOKENS]) for begin in begins]
+    """Whether a run of REPEATED_TOKENS tokens occurs in it twice; the two places may overlap."""
+    starts = range(len(text.tokens) - REPEATED_TOKENS + 1)
+    runs = [tuple(text.tokens[start : start + REPEATED_TOKENS]) for start in starts]
     return len(set(runs)) < len(runs)
 
 

@@ -15,9 +15,8 @@ SETTINGS = ((1.0, 0.9), (1.0, 0.15), (0.5, 0.9), (0.5, 0.15))  # (temperature, t
 def ranked_by_probability(probs, top_p):
     """The tokens from the most probable down, at least as far as the nucleus goes.
 
-    Returns (probabilities, tokens), each (rows, 1000). Sorting the whole vocabulary takes over ten
-    times as long, so it is done, giving (rows, vocabulary), only where 1000 do not suffice. The
-    arguments are those of `nucleus`.
+    Returns (probabilities, tokens), each (rows, 1000), or (rows, vocabulary) where 1000 do not
+    suffice: sorting all takes over ten times as long. The arguments are those of `nucleus`.
     """
     ranked, tokens = probs.topk(min(1000, probs.shape[-1]))  # a tiny vocabulary has fewer
     cumulative = ranked.cumsum(dim=-1).clamp(max=1)

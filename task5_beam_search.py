@@ -71,11 +71,11 @@ def candidates_table(name, searches, tokenizer):
             row["score"] = f"{text.score:.2f}"
             for penalty in penalties:
                 digits = f"{normalised_score(text, penalty):#.3g}"
-                chosen = text is best(candidates, penalty)
-                row[f"score / n^{penalty}"] = f"**{digits}**" if chosen else digits
+                is_best = text is best(candidates, penalty)
+                row[f"score / n^{penalty}"] = f"**{digits}**" if is_best else digits
             row["text"] = common.excerpt(text, tokenizer)
             rows.append(row)
-    title = f"**{name}, all candidates** (n: tokens, bold: chosen). {'; '.join(endings)}"
+    title = f"**{name}, all candidates** (n: tokens, bold: the highest). {'; '.join(endings)}"
     return f"{title}\n\n{common.table(rows)}"
 
 

@@ -5,10 +5,10 @@ Run by hand, with nothing beside it:
     python tests/benchmark.py --model "$(python tests/offline_model.py)"
 
 Prints two Markdown tables. The first, or with --whole-command the only one: task 1 from the start
-of Python to the second text, at most 250 tokens each, against a script that calls generate(). Both
-end at EOS, not always at the same token.
+of Python to the second text, at most 250 tokens each, against a script that calls generate(). Texts
+end at EOS, which the two sides may reach after different numbers of tokens.
 
-The second: the story's prompt, the models being loaded; medians, the last row measured once. No
+The second: the story's prompt, the models loaded before; medians, the last row measured once. No
 text ends by EOS, so that both sides do equal work. generate() decodes several texts side by side
 only where their settings are the same: in task 2. Elsewhere it runs text by text; in task 5, where
 one search of ours serves all penalties, it searches five times, we three times.
@@ -116,21 +116,24 @@ def tasks(model, prompt, limit):
     """The five tasks. model: as `common.load` gives it."""
     generator = torch.Generator().manual_seed(0)
     sampled = {"do_sample": True}
-    three = sampled | {"num_return_sequences": 3}
+    three_texts = sampled | {"num_return_sequences": 3}
     temperatures = [sampled | {"temperature": t} for t in task3.TEMPERATURES]
     nuclei = [sampled | {"temperature": t, "top_p": top_p} for t, top_p in task4.SETTINGS]
     beams = [
         {"num_beams": size, "length_penalty": penalty, "early_stopping": size > 1}
         for size, penalty in task5.SETTINGS
     ]
-    sample_3 = partial(task3.sample, model, prompt, task3.TEMPERATURES, generator, limit)
-    sample_4 = partial(task4.sample, model, prompt, task4.SETTINGS, generator, limit)
+    greedy = partial(task1.greedy, model, prompt, limit)
+    sample_task2 = partial(task2.sample, model, prompt, 3, generator, limit)
+    sample_task3 = partial(task3.sample, model, prompt, task3.TEMPERATURES, generator, limit)
+    sample_task4 = partial(task4.sample, model, prompt, task4.SETTINGS, generator, limit)
+    search_task5 = partial(beam_searches, model, prompt, limit)
     return [
-        Task("task 1, greedy", partial(task1.greedy, model, prompt, limit), [{}]),
-        Task("task 2, 3 texts", partial(task2.sample, model, prompt, 3, generator, limit), [three]),
-        Task("task 3, 5 temperatures", sample_3, temperatures),
-        Task("task 4, 4 settings", sample_4, nuclei),
-        Task("task 5, 5 settings", partial(beam_searches, model, prompt, limit), beams),
+        Task("task 1, greedy", greedy, [{}]),
+        Task("task 2, 3 texts", sample_task2, [three_texts]),
+        Task("task 3, 5 temperatures", sample_task3, temperatures),
+        Task("task 4, 4 settings", sample_task4, nuclei),
+        Task("task 5, 5 settings", search_task5, beams),
     ]
 
 

@@ -77,7 +77,7 @@ def test_every_question_stands_in_its_section_outside_any_fold(number):
     assert len(questions(rf"### Task {number}\.")) == len(asked)
 
 
-def test_no_list_is_hidden_and_each_stands_in_both_languages():
+def test_no_list_is_hidden_and_those_of_the_tasks_stand_in_both_languages():
     lists = paste.OBSERVED.findall(README)
     assert not any("<!--" in written for _, written in lists)
     in_both = [names for names, written in lists if "\\\n" in written]  # a line break between them

@@ -19,7 +19,7 @@ OVERVIEW_HEAD = """| task | stories | ended by EOS | repeats | valid JSONs | rig
 
 
 def parts(name, output):
-    """An output's texts, with the line that says who wrote them, and its table."""
+    """An output's texts, with the line that says who wrote them, and its table, else ValueError."""
     before_legend, _, _legend = output.strip().rpartition("\n\n")
     texts, _, table = before_legend.rpartition("\n\n")
     if not table.startswith("| "):
@@ -38,10 +38,10 @@ def replaced(page, name, new):
 
 
 def overview_row(name, table):
-    """A task's row of the overview, counted from the words before the texts in its table."""
+    """A task's row of the overview, counted from what its table says before each text."""
     rows = [row[2:-2].split(" | ") for row in table.split("\n")[2:]]
-    stories = [story.partition("`")[0] for _setting, story, _answer in rows]
-    answers = [answer.partition("`")[0] for _setting, _story, answer in rows]
+    stories = [story.partition("`")[0].strip().split(", ") for _setting, story, _answer in rows]
+    answers = [answer.partition("`")[0].strip().split(", ") for _setting, _story, answer in rows]
     counts = [
         len(stories),
         sum("cut" not in story for story in stories),
@@ -107,7 +107,9 @@ def main():
         page = paste(readme.read_text(encoding="utf-8"), outputs)
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    readme.write_bytes(page.encode())
+    temporary = ROOT / "outputs" / ".README.md"  # which git ignores
+    temporary.write_bytes(page.encode())
+    temporary.replace(readme)
     hidden = page.count("<!-- To be written anew")
     print(f"README.md shows the outputs. Lists to be written anew, by hand: {hidden}.")
 

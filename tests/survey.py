@@ -18,7 +18,7 @@ import common
 import task3_temperature
 import task4_nucleus
 
-TEXTS_PER_SETTING = 20  # and prompt
+TEXTS_PER_SETTING = 20  # for each prompt
 
 
 def different(texts):

@@ -2,6 +2,7 @@
 
 import benchmark
 import torch
+import transformers
 
 
 def test_every_row(tiny_folder):
@@ -17,3 +18,10 @@ def test_every_row(tiny_folder):
         "task 5, 5 settings",
         "greedy, seconds for 60 tokens ÷ for 30",
     ]
+
+
+def test_a_models_own_settings_do_not_enter_generate(tiny_folder):
+    """The assignment's model, as published, brings such ones."""
+    folder = tiny_folder(9, scale=0.5)  # no other test's: it is changed
+    transformers.GenerationConfig(do_sample=True, top_k=20).save_pretrained(folder)
+    assert not benchmark.load_rival(folder, "cpu").generation_config.do_sample

@@ -88,13 +88,13 @@ def test_few_threads_pack(tiny_folder, monkeypatch):
 @needs_fbgemm
 def test_what_float16_does_to_bfloat16_weights():
     """What the docstring of pack_linear_layers says of large, small and tiny weights."""
-    exact = [1.0, 65280.0, 2.0**-17 * 1.9921875, 131072.0, 2.0**-20 * 1.9921875]
+    weights = [1.0, 65280.0, 2.0**-17 * 1.9921875, 131072.0, 2.0**-20 * 1.9921875]
     layer = torch.nn.Linear(1, 5, bias=False, dtype=torch.bfloat16)
-    layer.weight.data = torch.tensor(exact).bfloat16().unsqueeze(1)  # all exactly so
+    layer.weight.data = torch.tensor(weights).bfloat16().unsqueeze(1)  # all exactly so
     *same, large, tiny = PackedLinear(layer)(torch.ones(1, 1))[0].tolist()
-    assert same == exact[:3]
+    assert same == weights[:3]
     assert large == 65504
-    assert 0 < abs(tiny - exact[4]) <= 2**-25
+    assert 0 < abs(tiny - weights[4]) <= 2**-25
 
 
 @pytest.mark.skipif(ACCELERATOR is None, reason="needs an accelerator")
@@ -118,7 +118,7 @@ def test_the_accelerator_gives_the_cpus_texts(tiny_folder, monkeypatch):
 def error_of(stderr, script):
     """The first line of the message at the end of stderr; two more name both ways out."""
     notes, _, message = stderr.rpartition(f"\n{script}: error: ")
-    assert re.search("^Loading .+, device .*[.]$", notes, re.MULTILINE)  # before a Hub was asked
+    assert re.search("^Loading .+, device .*[.]$", notes, re.MULTILINE)
     assert "Traceback" not in notes
     error, without_hub, without_gpu = message.splitlines()
     stand_in = f'python {script} --model "$(python tests/offline_model.py)"'

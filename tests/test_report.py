@@ -142,7 +142,7 @@ def test_the_table_of_all_candidates():
     shown = task5_beam_search.candidates_table("json", searches, tokenizer_of("a", "b"))
     title, _, table = shown.partition("\n\n")
     assert title == (
-        "**json, all candidates** (n: tokens, bold: chosen). num_beams=1: 1 finished; "
+        "**json, all candidates** (n: tokens, bold: the highest). num_beams=1: 1 finished; "
         "num_beams=4: 3 finished by the limit; num_beams=8: 0 finished by the limit"
     )
     head, _, *rows = [cells_of(line) for line in table.split("\n")]
