@@ -264,7 +264,7 @@ def start(script, description, draws=False):
 def loading_error_message(error, args, prog):
     """The error, its cause (the last link of its chain), and two ways out."""
     cause = error
-    while link := cause.__cause__ or cause.__context__:
+    while (link := cause.__cause__ or cause.__context__) not in (None, cause):
         cause = link
     shown = one_line(error) if cause is error else f"{one_line(error)}, after {one_line(cause)}"
     return (

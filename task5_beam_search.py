@@ -84,11 +84,11 @@ def main():
     args, model, tokenizer, report = common.start(__file__, __doc__)
     for name, input_text in PROMPTS.items():
         prompt = tokenizer(input_text).input_ids
-        searches = {}  # by num_beams
+        searches = {}
+        for num_beams in sorted({num_beams for num_beams, _ in SETTINGS}):
+            searches[num_beams] = beam_search(model, prompt, num_beams, args.max_new_tokens)
         winners = {}
         for num_beams, length_penalty in SETTINGS:
-            if num_beams not in searches:
-                searches[num_beams] = beam_search(model, prompt, num_beams, args.max_new_tokens)
             label = f"num_beams={num_beams}, length_penalty={length_penalty}"
             winners[label] = best(searches[num_beams], length_penalty)
         report.add_texts(name, winners)

@@ -5,8 +5,9 @@ Run by hand, with nothing beside it:
     python tests/benchmark.py --model "$(python tests/offline_model.py)"
 
 Prints two Markdown tables. The first, or with --whole-command the only one: task 1 from the start
-of Python to the second text, at most 250 tokens each, against a script that calls generate(). Texts
-end at EOS, which the two sides may reach after different numbers of tokens.
+of Python to the second text, at most 250 tokens each, against a script that calls generate() (and,
+where the model is not a folder, asks the Hub). Texts end at EOS, which the two sides may reach
+after different numbers of tokens.
 
 The second: the story's prompt, the models loaded before; medians, the last row measured once. No
 text ends by EOS, so that both sides do equal work. generate() decodes several texts side by side
@@ -63,7 +64,7 @@ def load_rival(name, device, **settings):
 
 
 def generate(model, prompt, limit, **settings):
-    """New tokens of generate(), a list per text. It samples from the whole distribution."""
+    """New tokens of generate(), a list per text. Draws are from the whole distribution."""
     ids = torch.tensor([prompt], device=model.device)
     settings |= {"attention_mask": torch.ones_like(ids), "pad_token_id": 0, "top_k": 0}
     settings |= {"eos_token_id": common.EOS, "max_new_tokens": limit}
@@ -116,7 +117,7 @@ def tasks(model, prompt, limit):
     """The five tasks. model: as `common.load` gives it."""
     generator = torch.Generator().manual_seed(0)
     sampled = {"do_sample": True}
-    three_texts = sampled | {"num_return_sequences": 3}
+    three_texts = sampled | {"num_return_sequences": task2.SAMPLES}
     temperatures = [sampled | {"temperature": t} for t in task3.TEMPERATURES]
     nuclei = [sampled | {"temperature": t, "top_p": top_p} for t, top_p in task4.SETTINGS]
     beams = [
@@ -124,7 +125,7 @@ def tasks(model, prompt, limit):
         for size, penalty in task5.SETTINGS
     ]
     greedy = partial(task1.greedy, model, prompt, limit)
-    sample_task2 = partial(task2.sample, model, prompt, 3, generator, limit)
+    sample_task2 = partial(task2.sample, model, prompt, task2.SAMPLES, generator, limit)
     sample_task3 = partial(task3.sample, model, prompt, task3.TEMPERATURES, generator, limit)
     sample_task4 = partial(task4.sample, model, prompt, task4.SETTINGS, generator, limit)
     search_task5 = partial(beam_searches, model, prompt, limit)
@@ -185,7 +186,8 @@ def main():
     parser.add_argument("--max-new-tokens", type=int, default=50, help="of the second table")
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--whole-command", action="store_true", help="the first table alone")
-    parser.add_argument("--rival", action="store_true", help="be the first table's other script")
+    # Be the first table's other script.
+    parser.add_argument("--rival", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.rival:
         return rival_script(args.model, args.device, args.max_new_tokens)

@@ -22,7 +22,7 @@ WITHOUT_OUTPUTS = re.sub(r"<!-- begin (.+?) -->.*?<!-- end \1 -->", "", README, 
 PROSE = paste.OBSERVED.sub("", WITHOUT_OUTPUTS)
 UNFOLDED = re.sub(r"<details>.*?</details>", "", PROSE, flags=re.DOTALL)
 
-RUSSIAN = {  # the assignment's own words
+QUESTIONS = {  # the assignment's own words
     2: [
         "если запустить алгоритм несколько раз, то будут ли различаться генерации?",
         "какие есть проблемы с таким подходом к генерации в случае с генерацией сказки и в случае с генерацией JSON?",  # noqa: E501
@@ -43,7 +43,7 @@ RUSSIAN = {  # the assignment's own words
         "Для какого рода задач beam search подходит больше, чем nucleus sampling?",
     ],
 }
-RUSSIAN[1] = RUSSIAN[2]
+QUESTIONS[1] = QUESTIONS[2]
 
 
 def test_paste_changes_nothing():
@@ -70,21 +70,19 @@ def questions(heading):
     return re.findall(r"^\*\*([^*]+\?)\*\*", section, re.MULTILINE)
 
 
-@pytest.mark.parametrize("number", RUSSIAN)
+@pytest.mark.parametrize("number", QUESTIONS)
 def test_every_question_stands_in_its_section_outside_any_fold(number):
     asked = [" ".join(question.split()).lower() for question in questions(rf"## Задача {number}\.")]
-    assert asked == [question.lower() for question in RUSSIAN[number]]
+    assert asked == [question.lower() for question in QUESTIONS[number]]
     assert len(questions(rf"### Task {number}\.")) == len(asked)
 
 
 def test_no_list_is_hidden_and_those_of_the_tasks_stand_in_both_languages():
-    lists = paste.OBSERVED.findall(README)
-    assert not any("<!--" in written for _, written in lists)
-    in_both = [names for names, written in lists if "\\\n" in written]  # a line break between them
-    russian = [names for names, written in lists if written.startswith("**Что показывают")]
-    english = [names for names, written in lists if written.startswith("**What these texts")]
-    assert in_both == [" ".join(NAMES)]  # the note alone
-    assert russian == english != []
+    russian, english = map(paste.OBSERVED.findall, README.split("\n## In English\n"))
+    assert not any("<!--" in written for _, written in russian + english)
+    assert russian[0][0] == " ".join(NAMES)  # the note on the model
+    assert len(english) == len(TEXT_COUNTS)
+    assert [names for names, _ in russian[-len(english) :]] == [names for names, _ in english]
 
 
 def test_the_commands_stand_at_the_top_each_within_its_box():

@@ -22,7 +22,7 @@ def parts(name, output):
     """An output's texts, with the line that says who wrote them, and its table, else ValueError."""
     before_legend, _, _legend = output.strip().rpartition("\n\n")
     texts, _, table = before_legend.rpartition("\n\n")
-    if not table.startswith("| "):
+    if not table.startswith("| setting | "):
         raise ValueError(f"outputs/{name} has no table as its last paragraph but one")
     return texts, table
 

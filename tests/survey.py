@@ -2,7 +2,7 @@
 
     python tests/survey.py
 
-Prints Markdown, and writes it to outputs/survey.md.
+Prints Markdown, and writes it to outputs/survey.md; each task's rows go to stderr at once.
 """
 
 import statistics

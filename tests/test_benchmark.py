@@ -1,4 +1,4 @@
-"""The benchmark runs, all rows of its second table."""
+"""The benchmark runs: all rows of its second table, and the first one's rival."""
 
 import benchmark
 import torch
@@ -22,6 +22,7 @@ def test_every_row(tiny_folder):
 
 def test_a_models_own_settings_do_not_enter_generate(tiny_folder):
     """The assignment's model, as published, brings such ones."""
-    folder = tiny_folder(9, scale=0.5)  # no other test's: it is changed
+    folder = tiny_folder(9, scale=0.5, letters=None)  # no other test's: it is changed
     transformers.GenerationConfig(do_sample=True, top_k=20).save_pretrained(folder)
     assert not benchmark.load_rival(folder, "cpu").generation_config.do_sample
+    benchmark.rival_script(folder, "cpu", 3)
