@@ -111,7 +111,7 @@ def main():
     temporary.write_bytes(page.encode())
     temporary.replace(readme)
     hidden = page.count("<!-- To be written anew")
-    print(f"README.md shows the outputs. Lists to be written anew, by hand: {hidden}.")
+    print(f"README.md shows the outputs. Comments to be written anew, by hand: {hidden}.")
 
 
 if __name__ == "__main__":
