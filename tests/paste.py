@@ -107,9 +107,7 @@ def main():
         page = paste(readme.read_text(encoding="utf-8"), outputs)
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    temporary = ROOT / "outputs" / ".README.md"  # which git ignores
-    temporary.write_bytes(page.encode())
-    temporary.replace(readme)
+    readme.write_bytes(page.encode())
     hidden = page.count("<!-- To be written anew")
     print(f"README.md shows the outputs. Comments to be written anew, by hand: {hidden}.")
 
