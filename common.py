@@ -25,6 +25,7 @@ class Text:
 
     setting: object = None  # what it is decoded with: a temperature, for example
     tokens: list = field(default_factory=list)  # generated ids; EOS, if it came, is the last
+    generator: torch.Generator | None = None  # of its random numbers, where it is drawn
     score: float = 0.0  # of a candidate of task 5: the sum of its tokens' log-probabilities
     cache_row: int = 0  # the row of the KV cache that holds it
 
@@ -99,10 +100,13 @@ def append_tokens(texts, tokens):
         text.tokens.append(token)
 
 
-def draw(probs, generator):
-    """Draw a token per row, int64 (rows,), from probs, float (rows, vocabulary).
+def draw(probs, texts):
+    """Draw the next token of each text, int64 (texts,), from probs, float (texts, vocabulary).
 
-    generator: a `torch.Generator` of the CPU: a seed means the same random numbers on any device.
+    Texts that share a generator, a `torch.Generator` of the CPU, get the same random numbers: what
+    they differ by is their settings. Each step takes as many numbers from it, whoever has ended: so
+    a text does not depend on what is decoded beside it, up to rounding.
+
     ValueError if a probability is NaN.
     """
     if probs.isnan().any():
@@ -110,11 +114,18 @@ def draw(probs, generator):
             "probabilities are NaN: a temperature may be so small that float32 has no number for "
             "logits / temperature"
         )
-    # Two draws, of which the first is used: to draw one alone, torch makes a random number for each
-    # token of the vocabulary; two with replacement cost a running sum and two look-ups in it. Near
-    # 1 a sum in float32 would swallow probabilities below 3e-8: hence double.
-    two_draws = torch.multinomial(probs.cpu().double(), 2, replacement=True, generator=generator)
-    return two_draws[:, 0].to(probs.device)
+    # A race: a token of probability p arrives at an exponential time of rate p, and is the first
+    # with probability p. torch.multinomial does the same inside for one token; with a generator a
+    # text it would share the numbers too, but takes five times as long. Double, since float32 has
+    # no time below 6e-8, and draws what is less probable far too rarely.
+    times = {}  # at rate 1, of each token of the vocabulary, by generator
+    for generator in {text.generator for text in texts}:
+        uniform = torch.rand(probs.shape[-1], dtype=torch.float64, generator=generator)
+        times[generator] = -uniform.log()
+    rows = zip(probs.cpu(), texts, strict=True)
+    # At rate p a token arrives at time / p: the first is the one of the largest p / time.
+    tokens = [(row / times[text.generator]).argmax() for row, text in rows]
+    return torch.stack(tokens).to(probs.device)
 
 
 def progress(limit):
@@ -204,7 +215,12 @@ def pack_linear_layers(model):
     """
     if model.dtype.itemsize != 2 or torch.backends.quantized.engine not in ("x86", "fbgemm"):
         return
-    layers = {name: m for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+    layers = {
+        name: module
+        for name, module in model.named_modules()
+        # Not a subclass, which has a `forward` of its own, nor a layer kept in float32.
+        if type(module) is torch.nn.Linear and module.weight.dtype.itemsize == 2
+    }
     # The operator that packs uses one core, so layers are packed side by side. But each of these
     # threads starts as many of its own as torch uses: more than a few may exceed a process limit.
     with ThreadPoolExecutor(max_workers=4) as threads:
@@ -248,8 +264,8 @@ def start(script, description, draws=False):
     args = parser.parse_args()
     if args.max_new_tokens < 1:
         parser.error("--max-new-tokens must be at least 1")
-    if draws and not 0 <= args.seed < 2**32:  # torch's CPU generator uses 32 bits
-        parser.error("--seed must be from 0 to 2**32 - 1")
+    if draws and not 0 <= args.seed < 2**31:  # from 2**32 on torch begins again at 0
+        parser.error("--seed must be from 0 to 2**31 - 1")
     # So that one knows what is waited for, should the Hub not answer.
     print(f"Loading {args.model}, device {args.device}.", file=sys.stderr)
     try:
@@ -263,9 +279,12 @@ def start(script, description, draws=False):
 
 def loading_error_message(error, args, prog):
     """The error, its cause (the last link of its chain), and two ways out."""
-    cause = error
-    while (link := cause.__cause__ or cause.__context__) not in (None, cause):
-        cause = link
+    chain = []
+    link = error
+    while link is not None and link not in chain:  # a chain may lead back to itself
+        chain.append(link)
+        link = link.__cause__ or link.__context__
+    cause = chain[-1]
     shown = one_line(error) if cause is error else f"{one_line(error)}, after {one_line(cause)}"
     return (
         f"{args.model} could not be loaded, device {args.device}: {shown}\n"
@@ -369,9 +388,9 @@ def repeats(text):
 
 
 def excerpt(text, tokenizer):
-    """A text as code on one line: up to 60 characters of it, or its beginning … and its end."""
+    """A text as code on one line: up to 80 characters of it, or its beginning … and its end."""
     line = " ".join(visible(tokenizer.decode(without_eos(text))).split())
-    if len(line) > 60:
+    if len(line) > 80:
         # Whole words of its first 30 characters and of its last 27, where these have a blank.
         begin = line[:30].rpartition(" ")[0] or line[:30]
         end = line[-27:].partition(" ")[2] or line[-27:]

@@ -1,6 +1,7 @@
 """Task 2. Sampling: at each step draw the token from the model's whole distribution.
 
-A text ends at the EOS token or at the limit. Another seed draws other texts.
+A text ends at the EOS token or at the limit. Each of the three texts of a prompt has a seed of its
+own: --seed and the two numbers after it.
 """
 
 import torch
@@ -11,19 +12,19 @@ from common import MAX_NEW_TOKENS, PROMPTS, Context, Text, append_tokens, draw, 
 SAMPLES = 3  # texts per prompt
 
 
-def sample(model, prompt, count, generator, max_new_tokens=MAX_NEW_TOKENS):
-    """Return `count` continuations of `prompt`, a list of `Text`.
+def sample(model, prompt, seeds, max_new_tokens=MAX_NEW_TOKENS):
+    """Return a continuation of `prompt` per seed, a list of `Text`.
 
     Assignment, task 2: a token is drawn from p_i = exp(z_i) / sum_j exp(z_j), z being the logits.
-    prompt: a list of token ids. generator: the `torch.Generator` of the draws.
+    prompt: a list of token ids.
     """
-    texts = [Text() for _ in range(count)]
+    texts = [Text(setting=seed, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     unfinished = texts
     context = Context(model, prompt)
     for _ in progress(max_new_tokens):
         logits = step(context, unfinished)  # (unfinished, vocabulary)
         probs = logits.softmax(dim=-1)
-        tokens = draw(probs, generator)  # (unfinished,)
+        tokens = draw(probs, unfinished)  # (unfinished,)
         append_tokens(unfinished, tokens)
         unfinished = [text for text in unfinished if not text.ended]
         if not unfinished:
@@ -34,12 +35,11 @@ def sample(model, prompt, count, generator, max_new_tokens=MAX_NEW_TOKENS):
 def main():
     """Load, generate, print, write."""
     args, model, tokenizer, report = common.start(__file__, __doc__, draws=True)
+    seeds = range(args.seed, args.seed + SAMPLES)
     for name, input_text in PROMPTS.items():
-        generator = torch.Generator().manual_seed(args.seed)
         prompt = tokenizer(input_text).input_ids
-        texts = sample(model, prompt, SAMPLES, generator, args.max_new_tokens)
-        labelled = {f"sampling, text {number}": text for number, text in enumerate(texts, start=1)}
-        report.add_texts(name, labelled)
+        texts = sample(model, prompt, seeds, args.max_new_tokens)
+        report.add_texts(name, {f"sampling, seed {text.setting}": text for text in texts})
     report.finish()
 
 

@@ -1,7 +1,7 @@
 """Task 3. Sampling with temperature: divide the logits by T, then draw.
 
 T < 1 sharpens the distribution (towards greedy as T -> 0), T > 1 flattens it (towards uniform).
-The temperatures are decoded side by side, one row each.
+The temperatures are decoded side by side, one row each, with the same random numbers.
 """
 
 import torch
@@ -12,16 +12,18 @@ from common import MAX_NEW_TOKENS, PROMPTS, Context, Text, append_tokens, draw, 
 TEMPERATURES = (0.001, 0.1, 0.5, 1.0, 10.0)
 
 
-def sample(model, prompt, temperatures, generator, max_new_tokens=MAX_NEW_TOKENS):
-    """Return a continuation of `prompt` per temperature, a list of `Text`.
+def sample(model, prompt, temperatures, seeds, max_new_tokens=MAX_NEW_TOKENS):
+    """Return a continuation of `prompt` per seed and temperature, seed by seed, a list of `Text`.
 
     Assignment, task 3: a token is drawn from p_i = exp(z_i / T) / sum_j exp(z_j / T), z being the
-    logits. prompt: a list of token ids. temperatures: above 0, else ValueError. generator: the
-    `torch.Generator` of the draws.
+    logits. prompt: a list of token ids. temperatures: above 0, else ValueError.
     """
     if not all(temperature > 0 for temperature in temperatures):
         raise ValueError(f"a temperature must be above 0: {temperatures}")
-    texts = [Text(setting=temperature) for temperature in temperatures]
+    texts = []
+    for seed in seeds:
+        generator = torch.Generator().manual_seed(seed)  # one for all texts of the seed
+        texts += [Text(setting=temperature, generator=generator) for temperature in temperatures]
     unfinished = texts
     context = Context(model, prompt)
     for _ in progress(max_new_tokens):
@@ -29,7 +31,7 @@ def sample(model, prompt, temperatures, generator, max_new_tokens=MAX_NEW_TOKENS
         settings = [text.setting for text in unfinished]
         temperature = torch.tensor(settings, device=logits.device).unsqueeze(1)  # (unfinished, 1)
         probs = (logits / temperature).softmax(dim=-1)
-        tokens = draw(probs, generator)  # (unfinished,)
+        tokens = draw(probs, unfinished)  # (unfinished,)
         append_tokens(unfinished, tokens)
         unfinished = [text for text in unfinished if not text.ended]
         if not unfinished:
@@ -41,9 +43,8 @@ def main():
     """Load, generate, print, write."""
     args, model, tokenizer, report = common.start(__file__, __doc__, draws=True)
     for name, input_text in PROMPTS.items():
-        generator = torch.Generator().manual_seed(args.seed)
         prompt = tokenizer(input_text).input_ids
-        texts = sample(model, prompt, TEMPERATURES, generator, args.max_new_tokens)
+        texts = sample(model, prompt, TEMPERATURES, [args.seed], args.max_new_tokens)
         report.add_texts(name, {f"temperature={text.setting}": text for text in texts})
     report.finish()
 

@@ -10,19 +10,7 @@ import common
 from common import MAX_NEW_TOKENS, PROMPTS, Context, Text, append_tokens, draw, progress, step
 
 SETTINGS = ((1.0, 0.9), (1.0, 0.15), (0.5, 0.9), (0.5, 0.15))  # (temperature, top_p)
-
-
-def ranked_by_probability(probs, top_p):
-    """The tokens from the most probable down, at least as far as the nucleus goes.
-
-    Returns (probabilities, tokens), each (rows, 1000), or (rows, vocabulary) where 1000 do not
-    suffice: sorting all takes over ten times as long. The arguments are those of `nucleus`.
-    """
-    ranked, tokens = probs.topk(min(1000, probs.shape[-1]))  # a tiny vocabulary has fewer
-    cumulative = ranked.cumsum(dim=-1).clamp(max=1)
-    if (cumulative[:, -1:] <= top_p).any():  # the nucleus may go on beyond these 1000
-        ranked, tokens = probs.sort(dim=-1, descending=True)
-    return ranked, tokens
+RANKED_AT_FIRST = 1000  # tokens: a nucleus seldom has more
 
 
 def nucleus(probs, top_p):
@@ -41,15 +29,32 @@ def nucleus(probs, top_p):
     return torch.zeros_like(probs).scatter(-1, tokens, renormalised)  # 0 0.67 0.33 0
 
 
-def sample(model, prompt, settings, generator, max_new_tokens=MAX_NEW_TOKENS):
-    """Return a continuation of `prompt` per setting, a list of `Text` (assignment, task 4).
+def ranked_by_probability(probs, top_p):
+    """The tokens from the most probable down, at least as far as the nucleus goes.
 
-    prompt: a list of token ids. settings: a (temperature, top_p) for each text, the temperature
-    above 0, top_p from 0 to 1, else ValueError. generator: the `torch.Generator` of the draws.
+    Returns (probabilities, tokens), each (rows, RANKED_AT_FIRST), or (rows, vocabulary) where these
+    do not suffice: sorting all takes over ten times as long. The arguments are those of `nucleus`.
+    """
+    count = min(RANKED_AT_FIRST, probs.shape[-1])  # a tiny vocabulary has fewer
+    ranked, tokens = probs.topk(count)
+    cumulative = ranked.cumsum(dim=-1).clamp(max=1)
+    if (cumulative[:, -1:] <= top_p).any():  # the nucleus may go on beyond these
+        ranked, tokens = probs.sort(dim=-1, descending=True)
+    return ranked, tokens
+
+
+def sample(model, prompt, settings, seeds, max_new_tokens=MAX_NEW_TOKENS):
+    """Return a continuation of `prompt` per seed and setting, seed by seed, a list of `Text`.
+
+    Steps: assignment, task 4. prompt: a list of token ids. settings: pairs (temperature, top_p),
+    the temperature above 0, top_p from 0 to 1, else ValueError.
     """
     if not all(temperature > 0 and 0 <= top_p <= 1 for temperature, top_p in settings):
         raise ValueError(f"a temperature must be above 0, top_p from 0 to 1: {settings}")
-    texts = [Text(setting=setting) for setting in settings]
+    texts = []
+    for seed in seeds:
+        generator = torch.Generator().manual_seed(seed)  # one for all texts of the seed
+        texts += [Text(setting=setting, generator=generator) for setting in settings]
     unfinished = texts
     context = Context(model, prompt)
     for _ in progress(max_new_tokens):
@@ -59,7 +64,7 @@ def sample(model, prompt, settings, generator, max_new_tokens=MAX_NEW_TOKENS):
         top_p = pairs[:, 1:]  # (unfinished, 1)
         probs = (logits / temperature).softmax(dim=-1)
         probs = nucleus(probs, top_p)
-        tokens = draw(probs, generator)  # (unfinished,)
+        tokens = draw(probs, unfinished)  # (unfinished,)
         append_tokens(unfinished, tokens)
         unfinished = [text for text in unfinished if not text.ended]
         if not unfinished:
@@ -76,9 +81,8 @@ def main():
     """Load, generate, print, write."""
     args, model, tokenizer, report = common.start(__file__, __doc__, draws=True)
     for name, input_text in PROMPTS.items():
-        generator = torch.Generator().manual_seed(args.seed)
         prompt = tokenizer(input_text).input_ids
-        texts = sample(model, prompt, SETTINGS, generator, args.max_new_tokens)
+        texts = sample(model, prompt, SETTINGS, [args.seed], args.max_new_tokens)
         report.add_texts(name, {label(*text.setting): text for text in texts})
     report.finish()
 

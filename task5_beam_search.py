@@ -37,7 +37,8 @@ def beam_search(model, prompt, num_beams, max_new_tokens=MAX_NEW_TOKENS):
         candidates.sort(key=lambda candidate: candidate.score, reverse=True)
 
         # Step 7: of the first num_beams, those that have ended are finished; the first num_beams of
-        # the others go on. A candidate that ended at a lower rank is dropped.
+        # the others go on. One that ended at a lower rank is dropped, as `generate()` does it: read
+        # literally, step 7 would let it go on, but nothing can follow EOS.
         finished += [candidate for candidate in candidates[:num_beams] if candidate.ended]
         unfinished = [candidate for candidate in candidates if not candidate.ended][:num_beams]
         if len(finished) >= num_beams:
@@ -66,13 +67,13 @@ def candidates_table(name, searches, tokenizer):
         count = sum(text.ended for text in candidates)
         ending = "finished" if count >= num_beams else "finished by the limit"
         endings.append(f"num_beams={num_beams}: {count} {ending}")
+        winners = {penalty: best(candidates, penalty) for penalty in penalties}
         for text in sorted(candidates, key=lambda candidate: candidate.score, reverse=True):
             row = {"num_beams": num_beams, "candidate": common.facts(name, text, tokenizer)}
             row["score"] = f"{text.score:.2f}"
-            for penalty in penalties:
+            for penalty, winner in winners.items():
                 digits = f"{normalised_score(text, penalty):#.3g}"
-                is_best = text is best(candidates, penalty)
-                row[f"score / n^{penalty}"] = f"**{digits}**" if is_best else digits
+                row[f"score / n^{penalty}"] = f"**{digits}**" if text is winner else digits
             row["text"] = common.excerpt(text, tokenizer)
             rows.append(row)
     title = f"**{name}, all candidates** (n: tokens, bold: the highest). {'; '.join(endings)}"

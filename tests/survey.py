@@ -1,4 +1,4 @@
-"""Count what 20 texts per setting of tasks 3 and 4 are like: an hour or more on two CPU cores.
+"""Count what 20 texts per setting of tasks 3 and 4 are like: an hour or so on two CPU cores.
 
     python tests/survey.py
 
@@ -12,13 +12,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import torch
-
 import common
+import task1_greedy
 import task3_temperature
 import task4_nucleus
 
-TEXTS_PER_SETTING = 20  # for each prompt
+SEEDS = range(20)  # the same for every setting, a text each
 
 
 def different(texts):
@@ -26,14 +25,30 @@ def different(texts):
     return len({tuple(text.tokens) for text in texts})
 
 
-def story_counts(stories):
+def in_common(one, other):
+    """How many tokens two texts have in common from the beginning."""
+    count = 0
+    for first, second in zip(one.tokens, other.tokens, strict=False):
+        if first != second:
+            break
+        count += 1
+    return count
+
+
+def story_counts(stories, greedy_story):
     """The cells of a row that speak of the stories of one setting."""
     return {
         "different stories": different(stories),
         "ended by EOS": sum(story.ended for story in stories),
         "repeats": sum(common.repeats(story) for story in stories),
-        "median tokens": f"{statistics.median(len(story.tokens) for story in stories):g}",
+        "like greedy": median(in_common(story, greedy_story) for story in stories),
+        "median tokens": median(len(story.tokens) for story in stories),
     }
+
+
+def median(numbers):
+    """Their median, without a fraction that is 0."""
+    return f"{statistics.median(numbers):g}"
 
 
 def json_counts(answers, tokenizer):
@@ -46,18 +61,16 @@ def json_counts(answers, tokenizer):
     }
 
 
-def rows_of(task, labels, model, tokenizer, generator, max_new_tokens):
-    """The counts of one task's module, {label of a setting: its row}. labels: {setting: label}."""
-    settings = list(labels) * TEXTS_PER_SETTING
-    texts = {}  # by the name of the prompt
-    for name, input_text in common.PROMPTS.items():
-        prompt = tokenizer(input_text).input_ids
-        texts[name] = task.sample(model, prompt, settings, generator, max_new_tokens)
+def rows_of(texts, labels, greedy_story, tokenizer):
+    """The counts of one task's texts, {label of a setting: its row}.
+
+    texts: {name of a prompt: its texts}. labels: {setting: label}.
+    """
     rows = {}
     for setting, label in labels.items():
         stories = [text for text in texts["hedgehog"] if text.setting == setting]
         answers = [text for text in texts["json"] if text.setting == setting]
-        counts = story_counts(stories) | json_counts(answers, tokenizer)
+        counts = story_counts(stories, greedy_story) | json_counts(answers, tokenizer)
         rows[label] = {"setting": label} | counts
     return rows
 
@@ -65,13 +78,21 @@ def rows_of(task, labels, model, tokenizer, generator, max_new_tokens):
 def main():
     """Load, decode, count, print, write."""
     description = __doc__.splitlines()[0]
-    args, model, tokenizer, report = common.start(__file__, description, draws=True)
+    args, model, tokenizer, report = common.start(__file__, description)
+    prompts = {name: tokenizer(text).input_ids for name, text in common.PROMPTS.items()}
     task3_labels = {t: f"temperature={t}" for t in task3_temperature.TEMPERATURES}
     task4_labels = {pair: task4_nucleus.label(*pair) for pair in task4_nucleus.SETTINGS}
-    generator = torch.Generator().manual_seed(args.seed)
-    report.add(f"{TEXTS_PER_SETTING} texts per setting and prompt.")
+    report.add(
+        f"{len(SEEDS)} texts per setting and prompt, in each row of the seeds {SEEDS[0]} to "
+        f"{SEEDS[-1]}. *Like greedy*: how many tokens a story has in common with greedy's from the "
+        "beginning, the median."
+    )
+    greedy_story = task1_greedy.greedy(model, prompts["hedgehog"], args.max_new_tokens)
     for task, labels in ((task3_temperature, task3_labels), (task4_nucleus, task4_labels)):
-        rows = rows_of(task, labels, model, tokenizer, generator, args.max_new_tokens)
+        texts = {}
+        for name, prompt in prompts.items():
+            texts[name] = task.sample(model, prompt, list(labels), SEEDS, args.max_new_tokens)
+        rows = rows_of(texts, labels, greedy_story, tokenizer)
         print(common.table(list(rows.values())), file=sys.stderr)  # kept if the rest is interrupted
         report.rows |= rows
     report.finish()
