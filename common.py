@@ -206,21 +206,20 @@ class PackedLinear(torch.nn.Module):
 
 
 def pack_linear_layers(model):
-    """Halve the bytes that a step reads: replace a 16-bit model's linear layers by packed ones.
+    """Halve the bytes that a step reads: replace linear layers with 16-bit weights by packed ones.
 
     On a CPU reading the weights is a large part of what a step costs. float16 holds bfloat16
     weights exactly from 2**-17 (0.000008) up to 65504; smaller ones move by at most 2**-25, larger
     ones become 65504. Without FBGEMM (x86), which has these operators, any model keeps its plain
     layers.
     """
-    if model.dtype.itemsize != 2 or torch.backends.quantized.engine not in ("x86", "fbgemm"):
+    if torch.backends.quantized.engine not in ("x86", "fbgemm"):
         return
-    layers = {
-        name: module
-        for name, module in model.named_modules()
-        # Not a subclass, which has a `forward` of its own, nor a layer kept in float32.
-        if type(module) is torch.nn.Linear and module.weight.dtype.itemsize == 2
-    }
+    layers = {}
+    for name, module in model.named_modules():
+        # Exactly so: a subclass has a `forward` of its own.
+        if type(module) is torch.nn.Linear and module.weight.dtype.itemsize == 2:
+            layers[name] = module
     # The operator that packs uses one core, so layers are packed side by side. But each of these
     # threads starts as many of its own as torch uses: more than a few may exceed a process limit.
     with ThreadPoolExecutor(max_workers=4) as threads:

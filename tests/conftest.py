@@ -74,9 +74,12 @@ def make_tiny(folder, seed=0, letters=None, scale=1.0, dtype=torch.float32, **co
 
 
 @pytest.fixture(autouse=True)
-def on_the_cpu(monkeypatch):
-    """Load on the CPU, where the oracles are and where layers are packed."""
+def the_same_for_everyone(monkeypatch):
+    """Load on the CPU, where the oracles are and where layers are packed; print as anywhere."""
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: None)
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("PYTHON_COLORS", "0")  # which goes before NO_COLOR
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ The first call takes a few minutes; a second one finds the folder and prints its
 
 import contextlib
 import hashlib
+import os
 import subprocess
 import sys
 import tempfile
@@ -69,8 +70,20 @@ def build(folder=FOLDER):
             (temporary / "whole").rename(folder)
 
 
+def shown(path):
+    """The path from the current folder, where there is one.
+
+    PowerShell reads what a program prints in another encoding than Python writes: it would not find
+    a path whose folders have Cyrillic names.
+    """
+    try:
+        return os.path.relpath(path)
+    except ValueError:  # on another drive of Windows
+        return str(path)
+
+
 if __name__ == "__main__":
     if not FOLDER.exists():
         with contextlib.redirect_stdout(sys.stderr):  # stdout is for the path alone
             build()
-    print(FOLDER)
+    print(shown(FOLDER))

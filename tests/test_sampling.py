@@ -2,6 +2,7 @@
 
 import pytest
 import scipy.stats
+import survey
 import torch
 from conftest import uncached
 from hypothesis import example, given, settings
@@ -12,13 +13,14 @@ import common
 import task2_sampling
 import task3_temperature
 import task4_nucleus
+from common import Text, draw
 from task1_greedy import greedy
 from task4_nucleus import nucleus
 
 ABC = [0, 1, 2]  # the prompt "abc"
 
 
-def seeded(seed=0):
+def seeded(seed):
     return torch.Generator().manual_seed(seed)
 
 
@@ -39,7 +41,7 @@ def fits(tokens, probs, draws):
 
 def test_task2_draws_from_the_softmax(tiny):
     model = tiny(7, scale=0.2)
-    texts = task2_sampling.sample(model, ABC, 5000, seeded(), 1)
+    texts = task2_sampling.sample(model, ABC, range(5000), 1)
     tokens = [t.tokens[0] for t in texts]
     logits = uncached(model, ABC, [])
     assert fits(tokens, logits.softmax(-1), 5000)
@@ -49,7 +51,7 @@ def test_task2_draws_from_the_softmax(tiny):
 def test_task3_texts_have_each_their_own_temperature(tiny):
     model = tiny(7, scale=0.2)
     temperatures = [0.3, 1.0, 4.0]
-    texts = task3_temperature.sample(model, ABC, temperatures * 4000, seeded(), 1)
+    texts = task3_temperature.sample(model, ABC, temperatures, range(4000), 1)
     logits = uncached(model, ABC, [])
     for i, temperature in enumerate(temperatures):
         tokens = [t.tokens[0] for t in texts[i::3]]
@@ -61,7 +63,7 @@ def test_task3_texts_keep_their_temperature_after_others_have_left(tiny):
     left = False
     for seed in range(8):
         model = tiny(seed, scale=0.3)
-        texts = task3_temperature.sample(model, ABC, [5.0, 0.001, 5.0, 0.001], seeded(), 40)
+        texts = task3_temperature.sample(model, ABC, [5.0, 0.001], [0, 1], 40)
         assert texts[1].tokens == texts[3].tokens == greedy(model, ABC, 40).tokens
         left |= len(texts[0].tokens) < len(texts[1].tokens)
     assert left, "no hot text left before a cold one: the test shows nothing"
@@ -71,9 +73,9 @@ def test_task4_texts_keep_their_setting_after_others_have_left(tiny):
     left = False
     for seed in range(8):
         model = tiny(seed, scale=0.3)
-        settings = [(5.0, 0.99), (5.0, 1e-6), (5.0, 0.99), (0.001, 0.99)]  # two ways to be greedy
-        texts = task4_nucleus.sample(model, ABC, settings, seeded(), 40)
-        assert texts[1].tokens == texts[3].tokens == greedy(model, ABC, 40).tokens
+        settings = [(5.0, 0.99), (5.0, 1e-6), (0.001, 0.99)]  # the last two are ways to be greedy
+        texts = task4_nucleus.sample(model, ABC, settings, [0], 40)
+        assert texts[1].tokens == texts[2].tokens == greedy(model, ABC, 40).tokens
         left |= len(texts[0].tokens) < len(texts[1].tokens)
     assert left, "no hot text left before a cold one: the test shows nothing"
 
@@ -81,7 +83,7 @@ def test_task4_texts_keep_their_setting_after_others_have_left(tiny):
 def test_task4_draws_from_the_nucleus(tiny):
     model = tiny(7, scale=0.2)
     pairs = [(1.0, 0.9), (2.0, 0.4), (0.5, 0.99)]
-    texts = task4_nucleus.sample(model, ABC, pairs * 3000, seeded(), 1)
+    texts = task4_nucleus.sample(model, ABC, pairs, range(3000), 1)
     logits = uncached(model, ABC, [])
     for i, (temperature, top_p) in enumerate(pairs):
         probs = nucleus((logits / temperature).softmax(-1)[None], top_p)[0]
@@ -91,29 +93,29 @@ def test_task4_draws_from_the_nucleus(tiny):
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
 def test_a_temperature_that_is_not_above_0_is_refused_before_anything_is_decoded(temperature):
     with pytest.raises(ValueError, match="temperature must be above 0"):
-        task3_temperature.sample(None, ABC, [1.0, temperature], seeded(), 1)
+        task3_temperature.sample(None, ABC, [1.0, temperature], [0], 1)
     with pytest.raises(ValueError, match="temperature must be above 0"):
-        task4_nucleus.sample(None, ABC, [(1.0, 0.9), (temperature, 0.9)], seeded(), 1)
+        task4_nucleus.sample(None, ABC, [(1.0, 0.9), (temperature, 0.9)], [0], 1)
 
 
 @pytest.mark.parametrize("top_p", [-0.1, 1.1, 90, float("nan")])
 def test_a_top_p_that_is_no_probability_is_refused(top_p):
     with pytest.raises(ValueError, match="top_p from 0 to 1"):
-        task4_nucleus.sample(None, ABC, [(1.0, 0.9), (1.0, top_p)], seeded(), 1)
+        task4_nucleus.sample(None, ABC, [(1.0, 0.9), (1.0, top_p)], [0], 1)
 
 
 def test_a_temperature_too_small_for_float32_is_refused(tiny):
     with pytest.raises(ValueError, match="logits / temperature"):
-        task3_temperature.sample(tiny(), ABC, [1.0, 1e-50], seeded(), 1)
+        task3_temperature.sample(tiny(), ABC, [1.0, 1e-50], [0], 1)
 
 
 def test_texts_end_at_eos_or_at_the_limit(tiny):
     endings = set()
     for seed in range(6):
         model = tiny(seed, scale=0.3)
-        texts = task2_sampling.sample(model, ABC, 3, seeded(), 20)
-        texts += task3_temperature.sample(model, ABC, [0.5, 1.0, 2.0], seeded(), 20)
-        texts += task4_nucleus.sample(model, ABC, [(1.0, 0.9)] * 3, seeded(), 20)
+        texts = task2_sampling.sample(model, ABC, range(3), 20)
+        texts += task3_temperature.sample(model, ABC, [0.5, 1.0, 2.0], [0], 20)
+        texts += task4_nucleus.sample(model, ABC, [(1.0, 0.9)], range(3), 20)
         for number, text in enumerate(texts):
             assert common.EOS not in text.tokens[:-1]
             assert text.ended or len(text.tokens) == 20
@@ -127,12 +129,67 @@ def test_the_settings_are_the_assignments():
     assert task4_nucleus.SETTINGS == ((1.0, 0.9), (1.0, 0.15), (0.5, 0.9), (0.5, 0.15))
 
 
+def test_each_step_draws_anew():
+    """Of one generator, too, each token comes as often as it should."""
+    probs = torch.tensor([[0.4, 0.3, 0.0, 0.2, 0.1]])
+    texts = [Text(generator=seeded(0))]
+    tokens = [int(draw(probs, texts)) for _ in range(5000)]
+    assert fits(tokens, probs[0], 5000)
+    pairs = [5 * one + next_one for one, next_one in zip(tokens[::2], tokens[1::2], strict=True)]
+    assert fits(pairs, torch.outer(probs[0], probs[0]).flatten(), 2500)
+
+
 def test_the_tail_is_drawn_as_often_as_it_should():
-    """Its tokens are too rare, each alone, for a float32 sum near 1 to notice."""
+    """Each of its tokens is too rare for times in float32."""
     probs = torch.full((1, 200_001), 2.9e-8)
     probs[0, 0] = 1 - 200_000 * 2.9e-8
-    draws = torch.cat([common.draw(probs.expand(100, -1), seeded(i)) for i in range(20)])
-    assert 5 < int((draws > 0).sum()) < 25  # 11.6 expected, with a standard deviation of 3.4
+    texts = [Text(generator=seeded(0))]
+    tail = sum(int(draw(probs, texts)) > 0 for _ in range(2000))
+    assert 5 < tail < 25  # 11.6 expected, with a standard deviation of 3.4
+
+
+def test_the_three_tasks_give_a_seed_the_same_text(tiny):
+    for model_seed in range(6):
+        model = tiny(model_seed, scale=0.3)
+        by_task = [
+            task2_sampling.sample(model, ABC, range(3), 40),
+            task3_temperature.sample(model, ABC, [1.0], range(3), 40),
+            task4_nucleus.sample(model, ABC, [(1.0, 1.0)], range(3), 40),
+        ]
+        first, second, third = [[text.tokens for text in texts] for texts in by_task]
+        assert first == second == third
+
+
+@pytest.mark.parametrize(
+    "sample",
+    [
+        lambda model, seeds: task2_sampling.sample(model, ABC, seeds, 40),
+        lambda model, seeds: task3_temperature.sample(model, ABC, [5.0, 0.5], seeds, 40),
+        lambda model, seeds: task4_nucleus.sample(model, ABC, [(5.0, 0.9), (1.0, 0.5)], seeds, 40),
+    ],
+)
+def test_a_text_is_the_same_alone_and_among_others(tiny, sample):
+    """Though others of its seed, and of other seeds, end before it."""
+    model = tiny(1, scale=0.3)
+    together = sample(model, range(4))
+    alone = [text for seed in range(4) for text in sample(model, [seed])]
+    assert [text.tokens for text in together] == [text.tokens for text in alone]
+    assert len({len(text.tokens) for text in together}) > 2, "none ended before another"
+
+
+def test_a_hotter_text_has_less_in_common_with_greedys(tiny):
+    """The temperature is the weight of chance: argmax of z_i + T g_i, g_i = -ln E_i."""
+    temperatures = [0.001, 0.1, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 4.0, 10.0]
+    lengths = set()
+    for model_seed in range(6):
+        model = tiny(model_seed, scale=0.3)
+        cold = greedy(model, ABC, 40)
+        for seed in range(5):
+            texts = task3_temperature.sample(model, ABC, temperatures, [seed], 40)
+            shared = [survey.in_common(text, cold) for text in texts]
+            assert shared == sorted(shared, reverse=True)
+            lengths |= set(shared)
+    assert len(lengths) > 10, "texts part nowhere, or at once: the test shows nothing"
 
 
 @st.composite
@@ -171,6 +228,20 @@ def test_nucleus(probs, top_p):
 
 
 @settings(deadline=None, max_examples=150)
+@given(distributions(), st.floats(0.01, 0.99), st.integers(0, 2**31))
+def test_where_the_token_drawn_is_in_the_nucleus_the_nucleus_draws_it(probs, top_p, seed):
+    """With the same random numbers: dividing by the sum does not change which token is first."""
+    cut = nucleus(probs, top_p)
+
+    def drawn(rows):
+        return draw(rows, [Text(generator=seeded(seed + row)) for row in range(len(rows))])
+
+    tokens = drawn(probs)
+    kept = cut.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) > 0
+    assert torch.equal(drawn(cut)[kept], tokens[kept])
+
+
+@settings(deadline=None, max_examples=150)
 @example(torch.tensor([[0.6, 0.4000002] + [1e-12] * 2000]))
 @given(distributions())
 def test_top_p_of_1_keeps_everything(probs):
@@ -204,7 +275,7 @@ def test_nucleus_on_known_rows():
 @pytest.mark.parametrize("top_p", [0.15, 0.5, 0.9])
 def test_the_papers_rule_keeps_one_token_more(top_p):
     """transformers, like the paper, keeps the token that crosses top_p too."""
-    logits = torch.randn(50, 300, generator=seeded()) * 2
+    logits = torch.randn(50, 300, generator=seeded(0)) * 2
     logits[:10, 7] += 20  # rows whose first token alone exceeds top_p
     ours = (nucleus(logits.softmax(-1), top_p) > 0).sum(-1)
     theirs = TopPLogitsWarper(top_p)(None, logits).isfinite().sum(-1)

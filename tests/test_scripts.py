@@ -94,7 +94,7 @@ def test_draws_depend_on_the_seed_alone(run_here, folder, script, monkeypatch):
         return texts_of(run_here(script, *options).stdout)
 
     first = texts("5")
-    assert texts("6") != first
+    assert list(texts("6").values()) != list(first.values())  # whose labels may have the seed
     monkeypatch.setattr(common, "PROMPTS", dict(reversed(common.PROMPTS.items())))
     assert texts("5") == first
 
@@ -122,7 +122,7 @@ def test_help(run_here, script):
     assert ("--seed SEED seed of the draws (default: 0)" in words) == (script in DRAWING)
 
 
-BAD = ["--max-new-tokens 0", "--seed x", f"--seed {2**32}", "--seed -1", "--nonsense"]
+BAD = ["--max-new-tokens 0", "--seed x", f"--seed {2**31}", "--seed -1", "--nonsense"]
 
 
 @pytest.mark.parametrize("arguments", BAD)
