@@ -104,10 +104,8 @@ def draw(probs, texts):
     """Draw the next token of each text, int64 (texts,), from probs, float (texts, vocabulary).
 
     Texts that share a generator, a `torch.Generator` of the CPU, get the same random numbers: what
-    they differ by is their settings. Each step takes as many numbers from it, whoever has ended: so
-    a text does not depend on what is decoded beside it, up to rounding.
-
-    ValueError if a probability is NaN.
+    they differ by is their settings. A step takes as many numbers whoever has ended, so that a text
+    does not depend on what is decoded beside it, up to rounding. ValueError for NaN in probs.
     """
     if probs.isnan().any():
         raise ValueError(
@@ -115,15 +113,15 @@ def draw(probs, texts):
             "logits / temperature"
         )
     # A race: a token of probability p arrives at an exponential time of rate p, and is the first
-    # with probability p. torch.multinomial does the same inside for one token; with a generator a
-    # text it would share the numbers too, but takes five times as long. Double, since float32 has
-    # no time below 6e-8, and draws what is less probable far too rarely.
-    times = {}  # at rate 1, of each token of the vocabulary, by generator
+    # with probability p. torch.multinomial does the same inside for one token; with a generator for
+    # each row it would share the numbers too, but takes five times as long. Double, since float32
+    # has no time below 6e-8, and draws what is less probable far too rarely.
+    times = {}  # by generator: of each token of the vocabulary, at rate 1
     for generator in {text.generator for text in texts}:
         uniform = torch.rand(probs.shape[-1], dtype=torch.float64, generator=generator)
         times[generator] = -uniform.log()
     rows = zip(probs.cpu(), texts, strict=True)
-    # At rate p a token arrives at time / p: the first is the one of the largest p / time.
+    # At rate p a time is 1 / p of that: the first token has the largest p / time.
     tokens = [(row / times[text.generator]).argmax() for row, text in rows]
     return torch.stack(tokens).to(probs.device)
 

@@ -71,10 +71,9 @@ def build(folder=FOLDER):
 
 
 def shown(path):
-    """The path from the current folder, where there is one.
+    """The path from the current folder: the names of folders above it may be Cyrillic, for example.
 
-    PowerShell reads what a program prints in another encoding than Python writes: it would not find
-    a path whose folders have Cyrillic names.
+    PowerShell reads what a program prints in another encoding than Python writes.
     """
     try:
         return os.path.relpath(path)

@@ -7,6 +7,7 @@ Prints Markdown, and writes it to outputs/survey.md; each task's rows go to stde
 
 import statistics
 import sys
+from itertools import takewhile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,28 +28,21 @@ def different(texts):
 
 def in_common(one, other):
     """How many tokens two texts have in common from the beginning."""
-    count = 0
-    for first, second in zip(one.tokens, other.tokens, strict=False):
-        if first != second:
-            break
-        count += 1
-    return count
+    pairs = zip(one.tokens, other.tokens, strict=False)
+    return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
 
 
 def story_counts(stories, greedy_story):
     """The cells of a row that speak of the stories of one setting."""
+    like_greedy = statistics.median(in_common(story, greedy_story) for story in stories)
+    length = statistics.median(len(story.tokens) for story in stories)
     return {
         "different stories": different(stories),
         "ended by EOS": sum(story.ended for story in stories),
         "repeats": sum(common.repeats(story) for story in stories),
-        "like greedy": median(in_common(story, greedy_story) for story in stories),
-        "median tokens": median(len(story.tokens) for story in stories),
+        "like greedy": f"{like_greedy:g}",
+        "median tokens": f"{length:g}",
     }
-
-
-def median(numbers):
-    """Their median, without a fraction that is 0."""
-    return f"{statistics.median(numbers):g}"
 
 
 def json_counts(answers, tokenizer):

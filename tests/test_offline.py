@@ -23,14 +23,8 @@ def plain(offline_folder):
     return auto.from_pretrained(offline_folder, dtype=torch.float32)
 
 
-def test_packed_layers_give_the_plain_logits(offline, plain):
-    model, tokenizer = offline
-    ids = torch.tensor([prompt_ids(tokenizer, "hedgehog")])
-    with torch.no_grad():
-        torch.testing.assert_close(model(ids).logits, plain(ids).logits, atol=1e-3, rtol=0)
-
-
 def test_greedy_equals_generate(offline, plain):
+    """Though its layers are packed, and the library's plain."""
     model, tokenizer = offline
     prompt = prompt_ids(tokenizer, "json")
     assert greedy(model, prompt).tokens == generated(plain, prompt, max_new_tokens=1000)

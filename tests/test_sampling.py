@@ -59,27 +59,6 @@ def test_task3_texts_have_each_their_own_temperature(tiny):
             assert fits(tokens, (logits / other).softmax(-1), 4000) == (other == temperature)
 
 
-def test_task3_texts_keep_their_temperature_after_others_have_left(tiny):
-    left = False
-    for seed in range(8):
-        model = tiny(seed, scale=0.3)
-        texts = task3_temperature.sample(model, ABC, [5.0, 0.001], [0, 1], 40)
-        assert texts[1].tokens == texts[3].tokens == greedy(model, ABC, 40).tokens
-        left |= len(texts[0].tokens) < len(texts[1].tokens)
-    assert left, "no hot text left before a cold one: the test shows nothing"
-
-
-def test_task4_texts_keep_their_setting_after_others_have_left(tiny):
-    left = False
-    for seed in range(8):
-        model = tiny(seed, scale=0.3)
-        settings = [(5.0, 0.99), (5.0, 1e-6), (0.001, 0.99)]  # the last two are ways to be greedy
-        texts = task4_nucleus.sample(model, ABC, settings, [0], 40)
-        assert texts[1].tokens == texts[2].tokens == greedy(model, ABC, 40).tokens
-        left |= len(texts[0].tokens) < len(texts[1].tokens)
-    assert left, "no hot text left before a cold one: the test shows nothing"
-
-
 def test_task4_draws_from_the_nucleus(tiny):
     model = tiny(7, scale=0.2)
     pairs = [(1.0, 0.9), (2.0, 0.4), (0.5, 0.99)]
@@ -179,13 +158,14 @@ def test_a_text_is_the_same_alone_and_among_others(tiny, sample):
 
 def test_a_hotter_text_has_less_in_common_with_greedys(tiny):
     """The temperature is the weight of chance: argmax of z_i + T g_i, g_i = -ln E_i."""
-    temperatures = [0.001, 0.1, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 4.0, 10.0]
+    temperatures = [1e-6, 0.1, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 4.0, 10.0]
     lengths = set()
     for model_seed in range(6):
         model = tiny(model_seed, scale=0.3)
         cold = greedy(model, ABC, 40)
         for seed in range(5):
             texts = task3_temperature.sample(model, ABC, temperatures, [seed], 40)
+            assert texts[0].tokens == cold.tokens
             shared = [survey.in_common(text, cold) for text in texts]
             assert shared == sorted(shared, reverse=True)
             lengths |= set(shared)
