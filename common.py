@@ -25,7 +25,7 @@ class Text:
 
     setting: object = None  # what it is decoded with: a temperature, for example
     tokens: list = field(default_factory=list)  # generated ids; EOS, if it came, is the last
-    generator: torch.Generator | None = None  # of its random numbers, where it is drawn
+    generator: torch.Generator | None = None  # of its random numbers; None where none are used
     score: float = 0.0  # of a candidate of task 5: the sum of its tokens' log-probabilities
     cache_row: int = 0  # the row of the KV cache that holds it
 
@@ -121,7 +121,7 @@ def draw(probs, texts):
         uniform = torch.rand(probs.shape[-1], dtype=torch.float64, generator=generator)
         times[generator] = -uniform.log()
     rows = zip(probs.cpu(), texts, strict=True)
-    # At rate p a time is 1 / p of that: the first token has the largest p / time.
+    # At rate p the time is time / p: the first token is that of the largest p / time.
     tokens = [(row / times[text.generator]).argmax() for row, text in rows]
     return torch.stack(tokens).to(probs.device)
 
