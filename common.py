@@ -40,7 +40,7 @@ class Text:
 
 
 class Context:
-    """A prompt, read but for its last token, and the KV cache of the texts that continue it.
+    """The KV cache of a prompt, all but its last token, and of the texts that continue it.
 
     prompt: a list of token ids, at least one.
     """
@@ -50,7 +50,7 @@ class Context:
         self.last_prompt_token = prompt[-1]
         self.cache = transformers.DynamicCache(config=model.config)
         self.row_count = 1  # of the cache: at first one, the prompt's, which all texts continue
-        self.steps = 0  # taken so far: each text that goes on has as many tokens
+        self.steps = 0  # taken so far: so many tokens has each text that goes on
         if len(prompt) > 1:  # prefill: read all but the last token, so that all steps are alike
             input_ids = torch.tensor([prompt[:-1]], device=model.device)
             with torch.inference_mode():  # the model adds what it reads to the cache
@@ -104,25 +104,25 @@ def draw(probs, texts):
     """Draw the next token of each text, int64 (texts,), from probs, float (texts, vocabulary).
 
     Texts that share a generator, a `torch.Generator` of the CPU, get the same random numbers: what
-    they differ by is their settings. A step takes as many numbers whoever has ended, so that a text
-    does not depend on what is decoded beside it, up to rounding. ValueError for NaN in probs.
+    they differ by is their settings. Each step takes one number per token of the vocabulary from
+    each generator, however many texts share it: a text does not depend on its neighbours, up to
+    rounding. ValueError if a probability is NaN.
     """
     if probs.isnan().any():
         raise ValueError(
             "probabilities are NaN: a temperature may be so small that float32 has no number for "
             "logits / temperature"
         )
-    # A race: a token of probability p arrives at an exponential time of rate p, and is the first
-    # with probability p. torch.multinomial does the same inside for one token; with a generator for
-    # each row it would share the numbers too, but takes five times as long. Double, since float32
-    # has no time below 6e-8, and draws what is less probable far too rarely.
-    times = {}  # by generator: of each token of the vocabulary, at rate 1
+    # A race: token i arrives at E_i / p_i, E_i exponential, and comes first with probability p_i. So
+    # torch.multinomial draws one token, too. With a generator for each row it would share numbers
+    # as well, but makes them anew for each: 3 ms a row, for five rows of a seed five times as long.
+    exponentials = {}  # by generator: the E of the whole vocabulary
     for generator in {text.generator for text in texts}:
+        # Double: float32 has no E below 6e-8, so that rare tokens would win far too seldom.
         uniform = torch.rand(probs.shape[-1], dtype=torch.float64, generator=generator)
-        times[generator] = -uniform.log()
+        exponentials[generator] = -uniform.log()
     rows = zip(probs.cpu(), texts, strict=True)
-    # At rate p the time is time / p: the first token is that of the largest p / time.
-    tokens = [(row / times[text.generator]).argmax() for row, text in rows]
+    tokens = [(row / exponentials[text.generator]).argmax() for row, text in rows]
     return torch.stack(tokens).to(probs.device)
 
 
@@ -162,7 +162,7 @@ def load(name=MODEL_ID, device="auto"):
 
 
 def read_here_or_from_hub(name):
-    """`read_checkpoint`: what is on this machine first, so that a second run needs no network."""
+    """Read the checkpoint from this machine, else from the Hub: a second run needs no network."""
     # By these errors the libraries say that something is missing here. The second attempt is not in
     # an `except` block, where its error would carry the first one along as its context.
     with contextlib.suppress(OSError, ValueError):
@@ -218,8 +218,8 @@ def pack_linear_layers(model):
         # Exactly so: a subclass has a `forward` of its own.
         if type(module) is torch.nn.Linear and module.weight.dtype.itemsize == 2:
             layers[name] = module
-    # The operator that packs uses one core, so layers are packed side by side. But each of these
-    # threads starts as many of its own as torch uses: more than a few may exceed a process limit.
+    # Packing a layer uses one core, so a few are packed side by side. No more: each of these
+    # threads starts as many others as torch uses, and a system may limit their number.
     with ThreadPoolExecutor(max_workers=4) as threads:
         packed_layers = threads.map(PackedLinear, layers.values())
         for name, packed in zip(layers, packed_layers, strict=True):
@@ -261,7 +261,7 @@ def start(script, description, draws=False):
     args = parser.parse_args()
     if args.max_new_tokens < 1:
         parser.error("--max-new-tokens must be at least 1")
-    if draws and not 0 <= args.seed < 2**31:  # from 2**32 on torch begins again at 0
+    if draws and not 0 <= args.seed < 2**31:  # torch begins again at 2**32
         parser.error("--seed must be from 0 to 2**31 - 1")
     # So that one knows what is waited for, should the Hub not answer.
     print(f"Loading {args.model}, device {args.device}.", file=sys.stderr)
@@ -388,7 +388,7 @@ def excerpt(text, tokenizer):
     """A text as code on one line: up to 80 characters of it, or its beginning … and its end."""
     line = " ".join(visible(tokenizer.decode(without_eos(text))).split())
     if len(line) > 80:
-        # Whole words of its first 30 characters and of its last 27, where these have a blank.
+        # 30 characters of its beginning, 27 of its end, without the words that this cuts in two.
         begin = line[:30].rpartition(" ")[0] or line[:30]
         end = line[-27:].partition(" ")[2] or line[-27:]
         line = f"{begin} … {end}"

@@ -1,7 +1,7 @@
 """Task 2. Sampling: at each step draw the token from the model's whole distribution.
 
-A text ends at the EOS token or at the limit. Each of the three texts of a prompt has a seed of its
-own: --seed and the two numbers after it.
+A text ends at the EOS token or at the limit. The three texts of a prompt have the seeds --seed,
+--seed + 1 and --seed + 2.
 """
 
 import torch

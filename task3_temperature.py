@@ -1,7 +1,8 @@
 """Task 3. Sampling with temperature: divide the logits by T, then draw.
 
 T < 1 sharpens the distribution (towards greedy as T -> 0), T > 1 flattens it (towards uniform).
-The temperatures are decoded side by side, one row each, with the same random numbers.
+The temperatures are decoded side by side, one row each, with the same random numbers g: a token is
+the argmax of z_i + T * g_i, so T is the weight of chance.
 """
 
 import torch

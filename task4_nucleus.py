@@ -1,7 +1,7 @@
 """Task 4. Nucleus sampling: temperature first, then draw among the most probable tokens only.
 
-It keeps the most probable tokens whose cumulative probability does not exceed top_p, and always the
-first. (The paper, Holtzman et al. 2020, also keeps the token that crosses top_p.)
+The nucleus is the most probable tokens whose cumulative probability does not exceed top_p, and
+always the first. (The paper, Holtzman et al. 2020, also keeps the token that crosses top_p.)
 """
 
 import torch
@@ -37,7 +37,7 @@ def ranked_by_probability(probs, top_p):
     """
     count = min(RANKED_AT_FIRST, probs.shape[-1])  # a tiny vocabulary has fewer
     ranked, tokens = probs.topk(count)
-    cumulative = ranked.cumsum(dim=-1).clamp(max=1)
+    cumulative = ranked.cumsum(dim=-1).clamp(max=1)  # as in `nucleus`
     if (cumulative[:, -1:] <= top_p).any():  # the nucleus may go on beyond these
         ranked, tokens = probs.sort(dim=-1, descending=True)
     return ranked, tokens

@@ -67,11 +67,11 @@ def candidates_table(name, searches, tokenizer):
         count = sum(text.ended for text in candidates)
         ending = "finished" if count >= num_beams else "finished by the limit"
         endings.append(f"num_beams={num_beams}: {count} {ending}")
-        winners = {penalty: best(candidates, penalty) for penalty in penalties}
+        best_by_penalty = {penalty: best(candidates, penalty) for penalty in penalties}
         for text in sorted(candidates, key=lambda candidate: candidate.score, reverse=True):
             row = {"num_beams": num_beams, "candidate": common.facts(name, text, tokenizer)}
             row["score"] = f"{text.score:.2f}"
-            for penalty, winner in winners.items():
+            for penalty, winner in best_by_penalty.items():
                 digits = f"{normalised_score(text, penalty):#.3g}"
                 row[f"score / n^{penalty}"] = f"**{digits}**" if text is winner else digits
             row["text"] = common.excerpt(text, tokenizer)

@@ -10,7 +10,8 @@ where the model is not a folder, asks the Hub). Texts end at EOS, which the two 
 after different numbers of tokens.
 
 The second: the story's prompt, the models loaded before; medians. No text ends by EOS, so that all
-do equal work. What packing the layers gives is seen by our loops over the library's float32 model.
+do equal work. Its third column, our loops over the library's float32 model, shows what packing
+gives.
 generate() decodes several texts side by side only where their settings are the same: in task 2.
 Elsewhere it runs text by text; in task 5, where one search of ours serves all penalties, it
 searches five times, we three times.
@@ -104,7 +105,7 @@ class Task(NamedTuple):
     """What a row of the second table compares."""
 
     name: str
-    ours: Callable  # without arguments
+    ours: Callable  # of a model, a prompt and a limit
     settings: list  # of each call of generate() that decodes the same
 
 
@@ -114,8 +115,8 @@ def beam_searches(model, prompt, limit):
         task5.beam_search(model, prompt, num_beams, limit)
 
 
-def tasks(model, prompt, limit):
-    """The five tasks, with our loops over that model."""
+def tasks():
+    """The five tasks."""
     sampled = {"do_sample": True}
     three_texts = sampled | {"num_return_sequences": task2.SAMPLES}
     temperatures = [sampled | {"temperature": t} for t in task3.TEMPERATURES]
@@ -124,17 +125,22 @@ def tasks(model, prompt, limit):
         {"num_beams": size, "length_penalty": penalty, "early_stopping": size > 1}
         for size, penalty in task5.SETTINGS
     ]
-    greedy = partial(task1.greedy, model, prompt, limit)
-    sample_task2 = partial(task2.sample, model, prompt, range(task2.SAMPLES), limit)
-    sample_task3 = partial(task3.sample, model, prompt, task3.TEMPERATURES, [0], limit)
-    sample_task4 = partial(task4.sample, model, prompt, task4.SETTINGS, [0], limit)
-    search_task5 = partial(beam_searches, model, prompt, limit)
+
+    def sample_task2(model, prompt, limit):
+        task2.sample(model, prompt, range(task2.SAMPLES), limit)
+
+    def sample_task3(model, prompt, limit):
+        task3.sample(model, prompt, task3.TEMPERATURES, [0], limit)
+
+    def sample_task4(model, prompt, limit):
+        task4.sample(model, prompt, task4.SETTINGS, [0], limit)
+
     return [
-        Task("task 1, greedy", greedy, [{}]),
+        Task("task 1, greedy", task1.greedy, [{}]),
         Task("task 2, 3 texts", sample_task2, [three_texts]),
         Task("task 3, 5 temperatures", sample_task3, temperatures),
         Task("task 4, 4 settings", sample_task4, nuclei),
-        Task("task 5, 5 settings", search_task5, beams),
+        Task("task 5, 5 settings", beam_searches, beams),
     ]
 
 
@@ -152,13 +158,13 @@ def all_tasks(name, device, limit, repetitions):
     as_loaded = load_rival(name, device)
     rows = []
     with patch.object(common, "EOS", -1):  # a token that never comes
-        both = zip(tasks(model, prompt, limit), tasks(float32, prompt, limit), strict=True)
-        for task, plain_task in both:
-            rivals = [
+        for task in tasks():
+            calls = [partial(task.ours, each, prompt, limit) for each in (model, float32)]
+            calls += [
                 partial(generate_each, rival, prompt, limit, task.settings)
                 for rival in (float32, as_loaded)
             ]
-            ours, plain, *theirs = in_turn(repetitions, [task.ours, plain_task.ours, *rivals])
+            ours, plain, *theirs = in_turn(repetitions, calls)
             row = {
                 "what": task.name,
                 "ours": f"{ours:.1f} s",

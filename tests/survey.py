@@ -7,7 +7,6 @@ Prints Markdown, and writes it to outputs/survey.md; each task's rows go to stde
 
 import statistics
 import sys
-from itertools import takewhile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,8 +27,12 @@ def different(texts):
 
 def in_common(one, other):
     """How many tokens two texts have in common from the beginning."""
-    pairs = zip(one.tokens, other.tokens, strict=False)
-    return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
+    count = 0
+    for token, other_token in zip(one.tokens, other.tokens, strict=False):
+        if token != other_token:
+            break
+        count += 1
+    return count
 
 
 def story_counts(stories, greedy_story):
@@ -77,7 +80,7 @@ def main():
     task3_labels = {t: f"temperature={t}" for t in task3_temperature.TEMPERATURES}
     task4_labels = {pair: task4_nucleus.label(*pair) for pair in task4_nucleus.SETTINGS}
     report.add(
-        f"{len(SEEDS)} texts per setting and prompt, in each row of the seeds {SEEDS[0]} to "
+        f"{len(SEEDS)} texts per setting and prompt, one for each seed from {SEEDS[0]} to "
         f"{SEEDS[-1]}. *Like greedy*: how many tokens a story has in common with greedy's from the "
         "beginning, the median."
     )

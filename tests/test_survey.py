@@ -58,7 +58,7 @@ def test_each_row_counts_the_texts_of_its_own_setting(monkeypatch, capsys, tmp_p
     assert (tmp_path / "survey.md").read_text(encoding="utf-8") == shown
     first, about, table, _legend = shown.strip().split("\n\n")
     assert first.startswith("Model `")
-    assert about.startswith("20 texts per setting and prompt, in each row of the seeds 0 to 19. ")
+    assert about.startswith("20 texts per setting and prompt, one for each seed from 0 to 19. ")
     header, _, *rows = [line[2:-2].split(" | ") for line in table.split("\n")]
     assert len(rows) == 9
     for row in rows:
