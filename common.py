@@ -113,9 +113,9 @@ def draw(probs, texts):
             "probabilities are NaN: a temperature may be so small that float32 has no number for "
             "logits / temperature"
         )
-    # A race: token i arrives at E_i / p_i, E_i exponential, and comes first with probability p_i. So
-    # torch.multinomial draws one token, too. With a generator for each row it would share numbers
-    # as well, but makes them anew for each: 3 ms a row, for five rows of a seed five times as long.
+    # A race: token i arrives at E_i / p_i, E_i exponential, and is first with probability p_i. This
+    # is how torch.multinomial draws one token, too. With a generator for each row it would share the
+    # numbers as well, but make them anew for each: five times as long for five rows of a seed.
     exponentials = {}  # by generator: the E of the whole vocabulary
     for generator in {text.generator for text in texts}:
         # Double: float32 has no E below 6e-8, so that rare tokens would win far too seldom.
