@@ -114,8 +114,8 @@ def draw(probs, texts):
             "logits / temperature"
         )
     # A race: token i arrives at E_i / p_i, E_i exponential, and is first with probability p_i. This
-    # is how torch.multinomial draws one token, too. With a generator for each row it would share the
-    # numbers as well, but make them anew for each: five times as long for five rows of a seed.
+    # is how torch.multinomial draws one token, too. With a generator for each row it would share
+    # the numbers as well, but make them anew for each: five times as long for five rows of a seed.
     exponentials = {}  # by generator: the E of the whole vocabulary
     for generator in {text.generator for text in texts}:
         # Double: float32 has no E below 6e-8, so that rare tokens would win far too seldom.
