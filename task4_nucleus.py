@@ -35,8 +35,7 @@ def ranked_by_probability(probs, top_p):
     Returns (probabilities, tokens), each (rows, RANKED_AT_FIRST), or (rows, vocabulary) where these
     do not suffice: sorting all takes over ten times as long. The arguments are those of `nucleus`.
     """
-    count = min(RANKED_AT_FIRST, probs.shape[-1])  # a tiny vocabulary has fewer
-    ranked, tokens = probs.topk(count)
+    ranked, tokens = probs.topk(min(RANKED_AT_FIRST, probs.shape[-1]))
     cumulative = ranked.cumsum(dim=-1).clamp(max=1)  # as in `nucleus`
     if (cumulative[:, -1:] <= top_p).any():  # the nucleus may go on beyond these
         ranked, tokens = probs.sort(dim=-1, descending=True)

@@ -9,14 +9,7 @@ def test_every_row(tiny_folder):
     folder = tiny_folder(4, scale=0.3, letters=None, dtype=torch.bfloat16)
     head, _, *rows = benchmark.all_tasks(folder, "cpu", 3, 1).split("\n")
     assert head.startswith("| what | ours | ours with plain float32 layers | `generate()` in ")
-    first_cells = [line.split(" | ")[0].removeprefix("| ") for line in rows]
-    assert first_cells == [
-        "task 1, greedy",
-        "task 2, 3 texts",
-        "task 3, 5 temperatures",
-        "task 4, 4 settings",
-        "task 5, 5 settings",
-    ]
+    assert [line[:8] for line in rows] == [f"| task {number}" for number in range(1, 6)]
 
 
 def test_a_models_own_settings_do_not_enter_generate(tiny_folder):
