@@ -1,4 +1,4 @@
-"""Count what 20 texts per setting of tasks 3 and 4 are like: an hour or so on two CPU cores.
+"""Count what 20 texts per setting of tasks 3 and 4 are like: up to an hour on two CPU cores.
 
     python tests/survey.py
 
