@@ -40,7 +40,7 @@ class Text:
 
 
 class Context:
-    """The KV cache of a prompt, all but its last token, and of the texts that continue it.
+    """The KV cache of a prompt (all but its last token) and of the texts that continue it.
 
     prompt: a list of token ids, at least one.
     """
@@ -50,7 +50,7 @@ class Context:
         self.last_prompt_token = prompt[-1]
         self.cache = transformers.DynamicCache(config=model.config)
         self.row_count = 1  # of the cache: at first one, the prompt's, which all texts continue
-        self.steps = 0  # taken so far: so many tokens has each text that goes on
+        self.steps = 0  # taken so far; each text that goes on has as many tokens
         if len(prompt) > 1:  # prefill: read all but the last token, so that all steps are alike
             input_ids = torch.tensor([prompt[:-1]], device=model.device)
             with torch.inference_mode():  # the model adds what it reads to the cache
@@ -113,12 +113,12 @@ def draw(probs, texts):
             "probabilities are NaN: a temperature may be so small that float32 has no number for "
             "logits / temperature"
         )
-    # A race: token i arrives at E_i / p_i, E_i exponential, and is first with probability p_i. This
-    # is how torch.multinomial draws one token, too. With a generator for each row it would share
-    # the numbers as well, but make them anew for each: five times as long for five rows of a seed.
+    # A race: token i arrives at E_i / p_i, E_i exponential, and is first with probability p_i. So
+    # torch.multinomial draws one token, too, but with one generator for all rows. To share numbers
+    # it would have to be called row by row and make them each time: five times as long for five.
     exponentials = {}  # by generator: the E of the whole vocabulary
     for generator in {text.generator for text in texts}:
-        # Double: float32 has no E below 6e-8, so that rare tokens would win far too seldom.
+        # Double: in float32 `rand` gives no E below 6e-8, and rare tokens would win far too seldom.
         uniform = torch.rand(probs.shape[-1], dtype=torch.float64, generator=generator)
         exponentials[generator] = -uniform.log()
     rows = zip(probs.cpu(), texts, strict=True)
@@ -215,11 +215,11 @@ def pack_linear_layers(model):
         return
     layers = {}
     for name, module in model.named_modules():
-        # Exactly so: a subclass has a `forward` of its own.
+        # Not `isinstance`: a subclass has a `forward` of its own.
         if type(module) is torch.nn.Linear and module.weight.dtype.itemsize == 2:
             layers[name] = module
-    # Packing a layer uses one core, so a few are packed side by side. No more: each of these
-    # threads starts as many others as torch uses, and a system may limit their number.
+    # Packing a layer uses one core, so four are packed at once. No more: each of these threads
+    # brings as many others as torch uses, and a system may limit their number.
     with ThreadPoolExecutor(max_workers=4) as threads:
         packed_layers = threads.map(PackedLinear, layers.values())
         for name, packed in zip(layers, packed_layers, strict=True):
@@ -261,7 +261,7 @@ def start(script, description, draws=False):
     args = parser.parse_args()
     if args.max_new_tokens < 1:
         parser.error("--max-new-tokens must be at least 1")
-    if draws and not 0 <= args.seed < 2**31:  # torch begins again at 2**32
+    if draws and not 0 <= args.seed < 2**31:  # torch uses 32 bits, and task 2 adds 2
         parser.error("--seed must be from 0 to 2**31 - 1")
     # So that one knows what is waited for, should the Hub not answer.
     print(f"Loading {args.model}, device {args.device}.", file=sys.stderr)
@@ -388,7 +388,7 @@ def excerpt(text, tokenizer):
     """A text as code on one line: up to 80 characters of it, or its beginning … and its end."""
     line = " ".join(visible(tokenizer.decode(without_eos(text))).split())
     if len(line) > 80:
-        # 30 characters of its beginning, 27 of its end, without the words that this cuts in two.
+        # 30 characters of its beginning and 27 of its end, less the word at each cut.
         begin = line[:30].rpartition(" ")[0] or line[:30]
         end = line[-27:].partition(" ")[2] or line[-27:]
         line = f"{begin} … {end}"

@@ -1,8 +1,8 @@
 """Task 3. Sampling with temperature: divide the logits by T, then draw.
 
 T < 1 sharpens the distribution (towards greedy as T -> 0), T > 1 flattens it (towards uniform).
-The temperatures are decoded side by side, one row each, with the same random numbers g: a token is
-the argmax of z_i + T * g_i, so T is the weight of chance.
+The temperatures are decoded side by side, one row each, with the same random numbers E (`draw`): a
+token is the argmax of z_i + T * g_i, where g_i = -ln E_i, so that T is the weight of chance.
 """
 
 import torch

@@ -37,8 +37,8 @@ def beam_search(model, prompt, num_beams, max_new_tokens=MAX_NEW_TOKENS):
         candidates.sort(key=lambda candidate: candidate.score, reverse=True)
 
         # Step 7: of the first num_beams, those that have ended are finished; the first num_beams of
-        # the others go on. One that ended at a lower rank is dropped, as `generate()` does it: read
-        # literally, step 7 would let it go on, but nothing can follow EOS.
+        # the others go on. One that ended at a lower rank is dropped, as in `generate()`: step 7,
+        # read literally, would let it go on, but nothing can follow EOS.
         finished += [candidate for candidate in candidates[:num_beams] if candidate.ended]
         unfinished = [candidate for candidate in candidates if not candidate.ended][:num_beams]
         if len(finished) >= num_beams:

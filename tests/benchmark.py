@@ -11,10 +11,9 @@ after different numbers of tokens.
 
 The second: the story's prompt, the models loaded before; medians. No text ends by EOS, so that all
 do equal work. Its third column, our loops over the library's float32 model, shows what packing
-gives.
-generate() decodes several texts side by side only where their settings are the same: in task 2.
-Elsewhere it runs text by text; in task 5, where one search of ours serves all penalties, it
-searches five times, we three times.
+gives on an x86 CPU. generate() decodes several texts side by side only where their settings are the
+same: in task 2. Elsewhere it runs text by text; in task 5, where one search of ours serves all
+penalties, it searches five times, we three times.
 """
 
 import argparse
@@ -66,7 +65,7 @@ def load_rival(name, device, **settings):
 
 
 def generate(model, prompt, limit, **settings):
-    """New tokens of generate(), a list per text. Draws are from the whole distribution."""
+    """New tokens of generate(), a list per text. Without its own top_k."""
     ids = torch.tensor([prompt], device=model.device)
     settings |= {"attention_mask": torch.ones_like(ids), "pad_token_id": 0, "top_k": 0}
     settings |= {"eos_token_id": common.EOS, "max_new_tokens": limit}
@@ -159,7 +158,7 @@ def all_tasks(name, device, limit, repetitions):
     rows = []
     with patch.object(common, "EOS", -1):  # a token that never comes
         for task in tasks():
-            calls = [partial(task.ours, each, prompt, limit) for each in (model, float32)]
+            calls = [partial(task.ours, loaded, prompt, limit) for loaded in (model, float32)]
             calls += [
                 partial(generate_each, rival, prompt, limit, task.settings)
                 for rival in (float32, as_loaded)

@@ -71,7 +71,7 @@ def build(folder=FOLDER):
 
 
 def shown(path):
-    """The path from the current folder: the names of folders above it may be Cyrillic, for example.
+    """The path from the current folder: those above it may have Cyrillic names, for example.
 
     PowerShell reads what a program prints in another encoding than Python writes.
     """

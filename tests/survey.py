@@ -17,7 +17,7 @@ import task1_greedy
 import task3_temperature
 import task4_nucleus
 
-SEEDS = range(20)  # the same for every setting, a text each
+SEEDS = range(20)  # a text of each for every setting
 
 
 def different(texts):

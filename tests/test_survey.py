@@ -43,7 +43,7 @@ def test_each_row_counts_the_texts_of_its_own_setting(monkeypatch, capsys, tmp_p
         return [text(prompt, setting, seed) for seed in seeds for setting in settings]
 
     def greedy(_model, prompt, limit):
-        assert (prompt != json_prompt, limit) == (True, 9)
+        assert prompt != json_prompt and limit == 9
         return Text(tokens=[7] * 300)
 
     monkeypatch.setattr(task1_greedy, "greedy", greedy)
