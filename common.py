@@ -114,8 +114,8 @@ def draw(probs, texts):
             "logits / temperature"
         )
     # A race: token i arrives at E_i / p_i, E_i exponential, and is first with probability p_i. So
-    # torch.multinomial draws one token, too, but with one generator for all rows. To share numbers
-    # it would have to be called row by row and make them each time: five times as long for five.
+    # torch.multinomial draws one token, too, but it makes new E for each row: five texts of a seed
+    # would need five equal generators, and take about five times as long.
     exponentials = {}  # by generator: the E of the whole vocabulary
     for generator in {text.generator for text in texts}:
         # Double: in float32 `rand` gives no E below 6e-8, and rare tokens would win far too seldom.

@@ -1,8 +1,8 @@
 """Task 3. Sampling with temperature: divide the logits by T, then draw.
 
 T < 1 sharpens the distribution (towards greedy as T -> 0), T > 1 flattens it (towards uniform).
-The temperatures are decoded side by side, one row each, with the same random numbers E (`draw`): a
-token is the argmax of z_i + T * g_i, where g_i = -ln E_i, so that T is the weight of chance.
+The temperatures are decoded side by side, one row each, with the same random numbers: T is the
+weight of chance, and the text of 1.0 is the one that task 2 draws with the same seed.
 """
 
 import torch
@@ -17,7 +17,8 @@ def sample(model, prompt, temperatures, seeds, max_new_tokens=MAX_NEW_TOKENS):
     """Return a continuation of `prompt` per seed and temperature, seed by seed, a list of `Text`.
 
     Assignment, task 3: a token is drawn from p_i = exp(z_i / T) / sum_j exp(z_j / T), z being the
-    logits. prompt: a list of token ids. temperatures: above 0, else ValueError.
+    logits: it is the argmax of z_i + T * g_i, where g_i = -ln E_i (see `draw`).
+    prompt: a list of token ids. temperatures: above 0, else ValueError.
     """
     if not all(temperature > 0 for temperature in temperatures):
         raise ValueError(f"a temperature must be above 0: {temperatures}")
