@@ -65,7 +65,7 @@ def load_rival(name, device, **settings):
 
 
 def generate(model, prompt, limit, **settings):
-    """New tokens of generate(), a list per text. Without its own top_k."""
+    """New tokens of generate(), a list per text. Its default, top_k=50, is switched off."""
     ids = torch.tensor([prompt], device=model.device)
     settings |= {"attention_mask": torch.ones_like(ids), "pad_token_id": 0, "top_k": 0}
     settings |= {"eos_token_id": common.EOS, "max_new_tokens": limit}

@@ -75,7 +75,7 @@ def make_tiny(folder, seed=0, letters=None, scale=1.0, dtype=torch.float32, **co
 
 @pytest.fixture(autouse=True)
 def the_same_for_everyone(monkeypatch):
-    """Load on the CPU, where the oracles are where layers are packed; 100 columns, no colours."""
+    """Load on the CPU, where the oracles are and layers are packed; 100 columns, no colours."""
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: None)
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("NO_COLOR", "1")

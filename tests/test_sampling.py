@@ -109,7 +109,7 @@ def test_each_step_draws_anew():
 
 
 def test_the_tail_is_drawn_as_often_as_it_should():
-    """Each of its tokens is too rare for times in float32."""
+    """With exponentials in float32 tokens of 2.9e-8 would come up far less often."""
     probs = torch.full((1, 200_001), 2.9e-8)
     probs[0, 0] = 1 - 200_000 * 2.9e-8
     texts = [Text(generator=seeded(0))]
