@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import json
+import re
 import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
@@ -25,8 +26,8 @@ class Text:
 
     setting: object = None  # what it is decoded with: a temperature, for example
     tokens: list = field(default_factory=list)  # generated ids; EOS, if it came, is the last
-    generator: torch.Generator | None = None  # of its random numbers; None where none are used
-    score: float = 0.0  # of a candidate of task 5: the sum of its tokens' log-probabilities
+    generator: torch.Generator | None = None  # its source of random numbers; None: none are drawn
+    score: float = 0.0  # task 5 keeps the sum of the tokens' log-probabilities here
     cache_row: int = 0  # the row of the KV cache that holds it
 
     @property
@@ -35,7 +36,7 @@ class Text:
         return bool(self.tokens) and self.tokens[-1] == EOS
 
     def extended(self, token, logprob):
-        """A new text: this one and one more token. It continues the same row of the cache."""
+        """A new text: this one and one more token. It goes on from the same row of the cache."""
         return replace(self, tokens=[*self.tokens, token], score=self.score + logprob)
 
 
@@ -49,11 +50,11 @@ class Context:
         self.model = model
         self.last_prompt_token = prompt[-1]
         self.cache = transformers.DynamicCache(config=model.config)
-        self.row_count = 1  # of the cache: at first one, the prompt's, which all texts continue
-        self.steps = 0  # taken so far; each text that goes on has as many tokens
+        self.row_count = 1  # rows in the cache; at first only the prompt's, which all continue
+        self.steps = 0  # steps taken so far; each text that goes on has as many tokens
         if len(prompt) > 1:  # prefill: read all but the last token, so that all steps are alike
             input_ids = torch.tensor([prompt[:-1]], device=model.device)
-            with torch.inference_mode():  # the model adds what it reads to the cache
+            with torch.inference_mode():
                 model(input_ids=input_ids, past_key_values=self.cache, logits_to_keep=1)
 
 
@@ -62,32 +63,31 @@ def step(context, texts):
 
     `texts`, at least one, are those that go on. The cache gets one row for each, in their order: a
     text that is left out loses its row, and texts that were `extended` from the same one get a copy
-    of its row each. cache_row is set anew. All are equally long: no padding, so no attention mask.
+    of its row each. cache_row is set anew. All are equally long: nothing is padded, or masked.
 
     ValueError for a text with fewer or more tokens than steps taken, and where the model gives NaN.
     """
     if any(len(text.tokens) != context.steps for text in texts):
         raise ValueError(
-            f"after {context.steps} steps each text must have exactly {context.steps} tokens: "
-            "one was left out of a step, or nothing was appended to it"
+            f"after {context.steps} steps each text must have exactly {context.steps} tokens: one "
+            "was left out of a step, or did not get exactly one token after it"
         )
     context.steps += 1
 
     device = context.model.device
     rows = [text.cache_row for text in texts]
-    # Nothing is copied where every row goes on, in the same order.
-    if rows != list(range(context.row_count)):
+    if rows != list(range(context.row_count)):  # else all go on, in the same order
         context.cache.batch_select_indices(torch.tensor(rows, device=device))
         context.row_count = len(rows)
     for row, text in enumerate(texts):
         text.cache_row = row
 
-    # For a text without tokens the prompt's last one is read.
+    # A text without tokens goes on from the prompt's last one.
     last_tokens = [text.tokens[-1] if text.tokens else context.last_prompt_token for text in texts]
     input_ids = torch.tensor(last_tokens, device=device).unsqueeze(1)  # (texts, 1)
-    with torch.inference_mode():  # the model adds these tokens to the cache
+    with torch.inference_mode():
         output = context.model(input_ids=input_ids, past_key_values=context.cache)
-    # The clone is an ordinary tensor: one of inference_mode could not be changed in place.
+    # The clone is an ordinary tensor: one made in inference_mode could not be changed in place.
     logits = output.logits[:, -1].clone()  # of (texts, 1, vocabulary)
     if logits.isnan().any():  # argmax and topk would go on with any token, and say nothing
         raise ValueError(f"the model gave NaN as logits, on {device}")
@@ -103,9 +103,9 @@ def append_tokens(texts, tokens):
 def draw(probs, texts):
     """Draw the next token of each text, int64 (texts,), from probs, float (texts, vocabulary).
 
-    Texts that share a generator, a `torch.Generator` of the CPU, get the same random numbers: what
-    they differ by is their settings. Each step takes one number per token of the vocabulary from
-    each generator, however many texts share it: a text does not depend on its neighbours, up to
+    Texts that share a generator, a `torch.Generator` on the CPU, get the same random numbers: they
+    differ by their settings alone. Each step takes one number per token of the vocabulary from each
+    generator, however many texts share it: a text does not depend on its neighbours, up to
     rounding. ValueError if a probability is NaN.
     """
     if probs.isnan().any():
@@ -113,17 +113,22 @@ def draw(probs, texts):
             "probabilities are NaN: a temperature may be so small that float32 has no number for "
             "logits / temperature"
         )
-    # A race: token i arrives at E_i / p_i, E_i exponential, and is first with probability p_i. So
-    # torch.multinomial draws one token, too, but it makes new E for each row: five texts of a seed
-    # would need five equal generators, and take about five times as long.
+    # A race: token i arrives at E_i / p_i, where E_i is exponential, and is first with probability
+    # p_i. In logarithms this is the Gumbel-max trick. torch.multinomial(…, num_samples=1) does the
+    # same with new E for each row: five texts of a seed would need five equal generators, and take
+    # about five times as long.
     exponentials = {}  # by generator: the E of the whole vocabulary
     for generator in {text.generator for text in texts}:
-        # Double: in float32 `rand` gives no E below 6e-8, and rare tokens would win far too seldom.
-        uniform = torch.rand(probs.shape[-1], dtype=torch.float64, generator=generator)
-        exponentials[generator] = -uniform.log()
+        exponentials[generator] = exponential_numbers(probs.shape[-1], generator)
     rows = zip(probs.cpu(), texts, strict=True)
     tokens = [(row / exponentials[text.generator]).argmax() for row, text in rows]
     return torch.stack(tokens).to(probs.device)
+
+
+def exponential_numbers(count, generator):
+    """The next random numbers of a generator, exponential with mean 1, float64 (count,)."""
+    # In float32 `rand` gives no number below 6e-8, and rare tokens would win far too seldom.
+    return -torch.rand(count, dtype=torch.float64, generator=generator).log()
 
 
 def progress(limit):
@@ -138,7 +143,7 @@ PROMPTS = {  # letter for letter the assignment's
     "hedgehog": "<|im_start|>system\nYou are a storyteller. Generate a story based on user message.<|im_end|>\n<|im_start|>user\nGenerate me a short story about a tiny hedgehog named Sonic.<|im_end|>\n<|im_start|>assistant\n",  # noqa: E501
     "json": '<|im_start|>system\nYou are a JSON machine. Generate a JSON with format {"contractor": string with normalized contractor name, "sum": decimal, "currency": string with uppercased 3-letter currency code} based on user message.<|im_end|>\n<|im_start|>user\nTransfer 100 rubles and 50 kopeck to Mike<|im_end|>\n<|im_start|>assistant\n',  # noqa: E501
 }
-PACKED_ROWS = 8192  # rows of a matrix packed at a time: packing a large one whole is far slower
+PACKED_ROWS = 8192  # so many rows are packed at a time: packing a large matrix whole is far slower
 
 
 def load(name=MODEL_ID, device="auto"):
@@ -163,8 +168,8 @@ def load(name=MODEL_ID, device="auto"):
 
 def read_here_or_from_hub(name):
     """Read the checkpoint from this machine, else from the Hub: a second run needs no network."""
-    # By these errors the libraries say that something is missing here. The second attempt is not in
-    # an `except` block, where its error would carry the first one along as its context.
+    # By these errors the libraries say that something is missing here. The second attempt stands
+    # outside of an `except` block, where its error would carry the first one along as its context.
     with contextlib.suppress(OSError, ValueError):
         return read_checkpoint(name, local_files_only=True)
     return read_checkpoint(name, local_files_only=False)
@@ -199,7 +204,7 @@ class PackedLinear(torch.nn.Module):
         """float32 (..., inputs) to float32 (..., outputs)."""
         products = [torch.ops.quantized.linear_dynamic_fp16(x, piece) for piece in self.pieces]
         if len(products) == 1:
-            return products[0]  # which `cat` would copy
+            return products[0]  # `cat` would copy it
         return torch.cat(products, dim=-1)
 
 
@@ -208,14 +213,14 @@ def pack_linear_layers(model):
 
     On a CPU reading the weights is a large part of what a step costs. float16 holds bfloat16
     weights exactly from 2**-17 (0.000008) up to 65504; smaller ones move by at most 2**-25, larger
-    ones become 65504. Without FBGEMM (x86), which has these operators, any model keeps its plain
-    layers.
+    ones become 65504. Where torch has no FBGEMM (it needs an x86 processor), whose operators these
+    are, any model keeps its plain layers.
     """
     if torch.backends.quantized.engine not in ("x86", "fbgemm"):
         return
     layers = {}
     for name, module in model.named_modules():
-        # Not `isinstance`: a subclass has a `forward` of its own.
+        # A subclass is not packed: it has a `forward` of its own.
         if type(module) is torch.nn.Linear and module.weight.dtype.itemsize == 2:
             layers[name] = module
     # Packing a layer uses one core, so four are packed at once. No more: each of these threads
@@ -231,13 +236,15 @@ def pack_linear_layers(model):
 HERE = Path(__file__).resolve().parent
 OUTPUTS = HERE / "outputs"
 RIGHT_ANSWER = {"contractor": "Mike", "sum": 100.5, "currency": "RUB"}
-WIDTH = 90  # of a line in a fence, in characters: a page of GitHub holds a few more
+WIDTH = 90  # characters in a line of a fence: a page of GitHub holds a few more
+MARKDOWN_FENCE = re.compile(r"\s*```\w*\n(.*)```\s*", re.DOTALL)
 REPEATED_TOKENS = 40  # a text repeats itself if a run of so many tokens occurs in it twice
 LEGEND = (
     f"*Cut*: the limit came before EOS. *Repeats*: a run of {REPEATED_TOKENS} tokens occurs in the "
-    "text at least twice. A JSON is *right* if it equals "
-    f"`{json.dumps(RIGHT_ANSWER)}`, *not valid* if the text as a whole does not parse, else "
-    f"*wrong*. Texts are wrapped at {WIDTH} characters; in a table, … stands for a text's middle."
+    f"text at least twice. A JSON is *right* if it equals `{json.dumps(RIGHT_ANSWER)}`, *not "
+    "valid* if it does not parse, else *wrong*, with the keys of its wrong values; *fenced* if the "
+    "whole text is a Markdown fence, which is then judged by what is in it. Texts are wrapped at "
+    f"{WIDTH} characters; in a table, … stands for a text's middle."
 )
 
 
@@ -261,15 +268,15 @@ def start(script, description, draws=False):
     args = parser.parse_args()
     if args.max_new_tokens < 1:
         parser.error("--max-new-tokens must be at least 1")
-    if draws and not 0 <= args.seed < 2**31:  # torch uses 32 bits, and task 2 adds 2
+    if draws and not 0 <= args.seed < 2**31:  # torch uses 32 bits of a seed, and task 2 adds 2
         parser.error("--seed must be from 0 to 2**31 - 1")
-    # So that one knows what is waited for, should the Hub not answer.
+    # Should the Hub not answer, one knows what is waited for.
     print(f"Loading {args.model}, device {args.device}.", file=sys.stderr)
     try:
         model, tokenizer = load(args.model, args.device)
-    except Exception as error:  # noqa: BLE001 (the Hub, the device, libraries: any kind)
+    except Exception as error:  # noqa: BLE001 (the Hub, the device and libraries raise any kind)
         parser.error(loading_error_message(error, args, parser.prog))
-    if hasattr(sys.stdout, "reconfigure"):  # a notebook's has no such method
+    if hasattr(sys.stdout, "reconfigure"):  # a notebook's stdout has no such method
         sys.stdout.reconfigure(errors="backslashreplace")  # a console may lack characters
     return args, model, tokenizer, Report(script, args, model, tokenizer)
 
@@ -292,7 +299,7 @@ def loading_error_message(error, args, prog):
 
 
 def one_line(error):
-    """An error's kind and message, of at most 300 characters."""
+    """An error's kind and message, cut to 300 characters."""
     line = " ".join(f"{type(error).__name__}: {error}".split())
     return line if len(line) <= 300 else f"{line[:298]} …"
 
@@ -304,7 +311,7 @@ class Report:
         self.script = script
         self.tokenizer = tokenizer
         self.markdown = ""
-        self.rows = {}  # of the table at the end, by the label of a setting
+        self.rows = {}  # the rows of the table at the end, by the label of a setting
         self.add(provenance(args, model))
 
     def add(self, piece):
@@ -315,9 +322,9 @@ class Report:
     def add_texts(self, name, texts):
         """Add the texts of a prompt, and their column of the table at the end.
 
-        name: of the prompt; texts of "json" are judged. texts: {label of a setting: its text}.
+        name: the prompt's, as in PROMPTS. texts: {label of a setting: its text}.
         """
-        first_labels = {}  # {a text's tokens: the label under which it is shown}
+        first_labels = {}  # a text's tokens: the label under which it is shown
         for label, text in texts.items():
             text_facts = facts(name, text, self.tokenizer)
             first_label = first_labels.setdefault(tuple(text.tokens), label)
@@ -329,10 +336,18 @@ class Report:
             row = self.rows.setdefault(label, {"setting": label})
             row[name] = f"{text_facts} {excerpt(text, self.tokenizer)}"
 
+    def add_block(self, title, words, rows):
+        """Add a table under a title and some words about it."""
+        self.add(f"**{title}**: {words}\n\n{table(rows)}")
+
     def finish(self):
-        """Add the table and its legend; write all to outputs/<script>.md, or nothing."""
+        """Add the table of all settings and its legend, and write the report."""
         self.add(table(list(self.rows.values())))
         self.add(LEGEND)
+        self.write()
+
+    def write(self):
+        """Write the whole report to outputs/<script>.md, or nothing."""
         OUTPUTS.mkdir(exist_ok=True)
         target = OUTPUTS / f"{Path(self.script).stem}.md"
         temporary = target.with_name(f".{target.name}")
@@ -353,7 +368,7 @@ def provenance(args, model):
 
 
 def facts(name, text, tokenizer):
-    """A text of the prompt `name` in words: "wrong, 25 tokens", "1000 tokens, cut, repeats"."""
+    """A text of the prompt `name` in words: "right, 25 tokens", "1000 tokens, cut, repeats"."""
     parts = [verdict(text, tokenizer)] if name == "json" else []
     parts.append(f"{len(text.tokens)} tokens")
     if not text.ended:
@@ -369,12 +384,24 @@ def without_eos(text):
 
 
 def verdict(text, tokenizer):
-    """What a text is as an answer to the JSON prompt: "right", "wrong" or "not valid"."""
+    """What a text is as an answer to the JSON prompt.
+
+    "right", "wrong sum and currency" (the keys whose values are wrong; "wrong" if only another key
+    is) or "not valid". If the whole text is a Markdown fence, what is in it is judged: "fenced,
+    right".
+    """
+    answer = tokenizer.decode(without_eos(text))
+    fence = MARKDOWN_FENCE.fullmatch(answer)
+    prefix = "fenced, " if fence else ""
     try:
-        answer = json.loads(tokenizer.decode(without_eos(text)))
+        values = json.loads(fence[1] if fence else answer)
     except (ValueError, RecursionError):  # no JSON, or one that is nested too deep
         return "not valid"
-    return "right" if answer == RIGHT_ANSWER else "wrong"
+    if values == RIGHT_ANSWER:
+        return f"{prefix}right"
+    fields = values if isinstance(values, dict) else {}
+    wrong = [key for key, value in RIGHT_ANSWER.items() if fields.get(key) != value]
+    return f"{prefix}wrong {' and '.join(wrong)}".strip()
 
 
 def repeats(text):
@@ -388,7 +415,7 @@ def excerpt(text, tokenizer):
     """A text as code on one line: up to 80 characters of it, or its beginning … and its end."""
     line = " ".join(visible(tokenizer.decode(without_eos(text))).split())
     if len(line) > 80:
-        # 30 characters of its beginning and 27 of its end, less the word at each cut.
+        # It keeps 30 characters of its beginning and 27 of its end, less the word at each cut.
         begin = line[:30].rpartition(" ")[0] or line[:30]
         end = line[-27:].partition(" ")[2] or line[-27:]
         line = f"{begin} … {end}"
@@ -399,7 +426,8 @@ def table(rows):
     """A Markdown table: a list of dicts whose keys, the same in all, are its columns."""
     columns = list(rows[0])
     lines = [columns, ["---"] * len(columns)]
-    lines += [[str(row[column]) for column in columns] for row in rows]
+    for row in rows:
+        lines.append([str(row[column]).replace("|", "\\|") for column in columns])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
@@ -427,8 +455,8 @@ def visible(string):
 
 
 def code(line):
-    """A line as Markdown code that is safe in a table cell."""
+    """A line as Markdown code."""
     if line.startswith("`") or line.endswith("`"):
         line = f" {line} "  # Markdown takes these blanks away
     fence = backticks("`", line)
-    return f"{fence}{line}{fence}".replace("|", "\\|")
+    return f"{fence}{line}{fence}"

@@ -58,26 +58,36 @@ def best(candidates, length_penalty):
     return max(candidates, key=lambda text: normalised_score(text, length_penalty))
 
 
-def candidates_table(name, searches, tokenizer):
-    """All candidates of a prompt's searches, {num_beams: candidates}, as a Markdown table."""
+def row_of(name, num_beams, text, best_by_penalty, tokenizer):
+    """A candidate's row: its facts, its scores, each in bold where it is the best, an excerpt."""
+    row = {"num_beams": num_beams, "candidate": common.facts(name, text, tokenizer)}
+    row["score"] = f"{text.score:.2f}"
+    for penalty, winner in best_by_penalty.items():
+        digits = f"{normalised_score(text, penalty):#.3g}"
+        row[f"score / n^{penalty}"] = f"**{digits}**" if text is winner else digits
+    row["text"] = common.excerpt(text, tokenizer)
+    return row
+
+
+def add_candidates(report, name, searches, tokenizer):
+    """Add two tables of a prompt's searches, {num_beams: candidates}: the winners, then all."""
     penalties = sorted({penalty for _, penalty in SETTINGS})
     endings = []
-    rows = []
+    winners = []
+    everyone = []
     for num_beams, candidates in searches.items():
         count = sum(text.ended for text in candidates)
         ending = "finished" if count >= num_beams else "finished by the limit"
         endings.append(f"num_beams={num_beams}: {count} {ending}")
         best_by_penalty = {penalty: best(candidates, penalty) for penalty in penalties}
         for text in sorted(candidates, key=lambda candidate: candidate.score, reverse=True):
-            row = {"num_beams": num_beams, "candidate": common.facts(name, text, tokenizer)}
-            row["score"] = f"{text.score:.2f}"
-            for penalty, winner in best_by_penalty.items():
-                digits = f"{normalised_score(text, penalty):#.3g}"
-                row[f"score / n^{penalty}"] = f"**{digits}**" if text is winner else digits
-            row["text"] = common.excerpt(text, tokenizer)
-            rows.append(row)
-    title = f"**{name}, all candidates** (n: tokens, bold: the highest). {'; '.join(endings)}"
-    return f"{title}\n\n{common.table(rows)}"
+            row = row_of(name, num_beams, text, best_by_penalty, tokenizer)
+            everyone.append(row)
+            if text in best_by_penalty.values():
+                winners.append(row)
+    words = f"n is the number of tokens, bold the highest of a search; {'; '.join(endings)}"
+    report.add_block(f"{name}, winners", words, winners)
+    report.add_block(f"{name}, all candidates", words, everyone)
 
 
 def main():
@@ -88,12 +98,12 @@ def main():
         searches = {}
         for num_beams in sorted({num_beams for num_beams, _ in SETTINGS}):
             searches[num_beams] = beam_search(model, prompt, num_beams, args.max_new_tokens)
-        winners = {}
+        texts = {}
         for num_beams, length_penalty in SETTINGS:
             label = f"num_beams={num_beams}, length_penalty={length_penalty}"
-            winners[label] = best(searches[num_beams], length_penalty)
-        report.add_texts(name, winners)
-        report.add(candidates_table(name, searches, tokenizer))
+            texts[label] = best(searches[num_beams], length_penalty)
+        report.add_texts(name, texts)
+        add_candidates(report, name, searches, tokenizer)
     report.finish()
 
 

@@ -1,35 +1,95 @@
 """Paste outputs/ into README.md: python tests/paste.py
 
-The texts of each output go between `<!-- begin NAME -->` and `<!-- end NAME -->`, its table between
-`<!-- begin NAME table -->` and its end; the overview is counted from the tables. What the page says
-of texts stands between `<!-- observed NAME NAME -->`, with the outputs that it speaks of, and
-`<!-- /observed -->`: if one of these has changed, it becomes a comment that asks for a new one.
+The texts of an output go between `<!-- begin NAME -->` and `<!-- end NAME -->`, its table between
+`<!-- begin NAME table -->` and its end. Where the page has `<!-- begin NAME TITLE -->`, the block
+of that title goes there. The overview is counted from the tables.
+
+What the page says of texts stands between `<!-- observed NAME NAME -->`, with the outputs that it
+speaks of, and `<!-- /observed -->`: if one of these has changed, it becomes a comment that asks for
+a new one.
 """
 
 import argparse
 import re
+import sys
+from itertools import product
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SURVEY = "survey.md"  # of no task, and it may be missing
+TASKS = [
+    "task1_greedy.md",
+    "task2_sampling.md",
+    "task3_temperature.md",
+    "task4_nucleus.md",
+    "task5_beam_search.md",
+]
+COMPARE = "compare.md"
+SURVEY = "survey.md"
+COMPARE_TITLES = ["one step", "like greedy", "rarest", "removed", "right answer"]
+FIRST_LINE = re.compile(r"Model (.+) on .+?;(?: seed (\d+);)? at most (\d+) tokens a text;")
+BLOCK = re.compile(r"^\*\*(.+)\*\*: .+\n\n\|.*(?:\n\|.*)*", re.MULTILINE)
 OBSERVED = re.compile(r"<!-- observed (.*?) -->\n(.*?)<!-- /observed -->\n", re.DOTALL)
 COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
-OVERVIEW_HEAD = """| task | stories | ended by EOS | repeats | valid JSONs | right |
-| --- | --- | --- | --- | --- | --- |"""
+OVERVIEW_HEAD = """\
+| task | stories | ended by EOS | repeats | valid JSONs | right contractor | right sum | \
+right currency | right |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- |"""
 
 
-def parts(name, output):
-    """An output's texts, with the line that says who wrote them, and its table, else ValueError."""
+def options_of(name, output):
+    """The options that an output's first line tells, {option: value}; a seed may be None."""
+    found = FIRST_LINE.match(output)
+    if not found:
+        raise ValueError(f"outputs/{name} does not begin with the line that says who wrote it")
+    return dict(zip(("--model", "--seed", "--max-new-tokens"), found.groups(), strict=True))
+
+
+def of_one_run(outputs):
+    """The outputs, with None for compare.md and survey.md where they are not of the tasks' run.
+
+    ValueError where the tasks differ among themselves.
+    """
+    written = {name: output for name, output in outputs.items() if output is not None}
+    runs = {name: options_of(name, output) for name, output in written.items()}
+    left_out = {}
+    for task, other in product(TASKS, runs):
+        differing = []
+        for option, value in runs[task].items():
+            other_value = runs[other][option]
+            if None not in (value, other_value) and value != other_value:
+                differing.append(f"{option} {value} and {other_value}")
+        if differing:
+            left_out[other] = f"outputs/{task} and outputs/{other}: {', '.join(differing)}"
+            if other in TASKS:
+                raise ValueError(f"these are of different runs: {left_out[other]}")
+    for words in left_out.values():
+        print(f"Left out, being of another run: {words}", file=sys.stderr)
+    return {name: None if name in left_out else output for name, output in outputs.items()}
+
+
+def pieces_of(name, output, marks):
+    """What goes between an output's marks, {mark: Markdown}; `marks` are those of the page."""
+    blocks = {f"{name} {block[1]}": block[0] for block in BLOCK.finditer(output or "")}
+    command = f"*Run `python tests/{name.removesuffix('.md')}.py` for this table.*"
+    if name == COMPARE:
+        instead = command if output is None else "*The texts do not part: no such table.*"
+        wanted = [f"{name} {title}" for title in COMPARE_TITLES]
+        return {mark: blocks.get(mark, instead) for mark in wanted if mark in marks}
+    if output is None:
+        return {name: command, f"{name} table": ""}
     before_legend, _, _legend = output.strip().rpartition("\n\n")
     texts, _, table = before_legend.rpartition("\n\n")
     if not table.startswith("| setting | "):
         raise ValueError(f"outputs/{name} has no table as its last paragraph but one")
-    return texts, table
+    open_blocks = {mark: block for mark, block in blocks.items() if mark in marks}
+    for block in open_blocks.values():
+        texts = texts.replace(f"\n\n{block}", "")  # it is not repeated among the texts
+    return {name: texts, f"{name} table": table} | open_blocks
 
 
-def replaced(page, name, new):
-    """The page with `new` between the marks of that name, and what stood there before."""
-    begin, end = f"<!-- begin {name} -->\n", f"<!-- end {name} -->\n"
+def replaced(page, mark, new):
+    """The page with `new` between these marks, and what stood there before."""
+    begin, end = f"<!-- begin {mark} -->\n", f"<!-- end {mark} -->\n"
     before, _, rest = page.partition(begin)
     old, _, after = rest.partition(end)
     if page.count(begin) != 1 or page.count(end) != 1 or end not in rest:
@@ -37,34 +97,50 @@ def replaced(page, name, new):
     return f"{before}{begin}\n{new}\n\n{end}{after}", old.strip()
 
 
+def essence(markdown):
+    """What is compared: without a first line, and without what an editor may format on saving."""
+    if markdown.startswith("Model "):
+        # Who wrote it may change: with another version of torch, for example.
+        markdown = markdown.partition("\n\n")[2]
+    return re.sub(r"[\s*_|`]|-{3,}", "", markdown)
+
+
+def facts_of(cell):
+    """What a table says of a text before its excerpt, a list: ["fenced", "wrong sum", …]."""
+    return cell.partition("`")[0].strip().split(", ")
+
+
 def overview_row(name, table):
-    """A task's row of the overview, counted from what its table says before each text."""
+    """A task's row of the overview, counted from its table."""
     rows = [row[2:-2].split(" | ") for row in table.split("\n")[2:]]
-    stories = [story.partition("`")[0].strip().split(", ") for _setting, story, _answer in rows]
-    answers = [answer.partition("`")[0].strip().split(", ") for _setting, _story, answer in rows]
+    stories = [facts_of(story) for _setting, story, _answer in rows]
+    parsed = [facts for facts in (facts_of(row[2]) for row in rows) if "not valid" not in facts]
+    whole = [facts for facts in parsed if "fenced" not in facts]
     counts = [
         len(stories),
         sum("cut" not in story for story in stories),
         sum("repeats" in story for story in stories),
-        sum("not valid" not in answer for answer in answers),
-        sum("right" in answer for answer in answers),
+        len(whole),
     ]
+    for field in ("contractor", "sum", "currency"):
+        counts.append(sum(field not in " ".join(facts) for facts in parsed))
+    counts.append(sum("right" in facts for facts in whole))
     return f"| {name.removesuffix('.md')} | {' | '.join(map(str, counts))} |"
 
 
 def with_outdated_hidden(page, changed):
     """The page, with each list of observations hidden that speaks of an output that has changed.
 
-    changed: {name of an output: whether it has}. ValueError for wrong marks.
+    changed: the names of these outputs. ValueError for wrong marks.
     """
     lists = OBSERVED.findall(page)
     if not len(lists) == page.count("<!-- observed ") == page.count("<!-- /observed -->"):
         raise ValueError("README.md has an <!-- observed … --> or an <!-- /observed --> too many")
     for names, written in lists:
-        if not set(names.split()) <= set(changed):
+        if not set(names.split()) <= {*TASKS, COMPARE, SURVEY}:
             raise ValueError(f"README.md has a list of {names}, not all of them outputs")
         visible = COMMENT.sub("", written).strip()
-        if visible and any(changed[name] for name in names.split()):
+        if visible and changed & set(names.split()):
             kept = re.sub("-+!?>", "→", visible)  # nothing in it may end the comment
             hidden = f"<!-- To be written anew, the outputs being others. It was:\n\n{kept}\n-->\n"
             mark = f"<!-- observed {names} -->\n"
@@ -73,22 +149,26 @@ def with_outdated_hidden(page, changed):
 
 
 def paste(page, outputs):
-    """The page with the outputs in it. outputs: {name: Markdown}, None for a missing survey.
+    """The page with the outputs in it. outputs: {name: Markdown}, None for one that is missing.
 
-    ValueError for a page whose marks are wrong, and for an output without a table.
+    ValueError for a page whose marks are wrong, and for an output without its tables.
     """
-    changed = {}
+    marks = re.findall("<!-- begin (.+) -->", page)
     overview = [OVERVIEW_HEAD]
+    known = {"overview"}
+    changed = set()
     for name, output in outputs.items():
-        texts, table = ("", "") if output is None else parts(name, output)
-        page, old_texts = replaced(page, name, texts)
-        page, old_table = replaced(page, f"{name} table", table)
-        # The first paragraph, who wrote it, may change: with another version of torch, for example.
-        same_texts = old_texts.partition("\n\n")[2] == texts.partition("\n\n")[2]
-        changed[name] = not (same_texts and old_table == table)
-        if name != SURVEY:
-            overview.append(overview_row(name, table))
+        pieces = pieces_of(name, output, marks)
+        for mark, piece in pieces.items():
+            page, old = replaced(page, mark, piece)
+            if essence(old) != essence(piece):
+                changed.add(name)
+        if name in TASKS:
+            overview.append(overview_row(name, pieces[f"{name} table"]))
+        known |= set(pieces)
     page, _ = replaced(page, "overview", "\n".join(overview))
+    if not set(marks) <= known:
+        raise ValueError(f"README.md has marks that nothing belongs to: {set(marks) - known}")
     return with_outdated_hidden(page, changed)
 
 
@@ -97,14 +177,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.parse_args()
     readme = ROOT / "README.md"
-    survey = ROOT / "outputs" / SURVEY
     outputs = {}
     try:
-        for script in sorted(ROOT.glob("task*.py")):
-            name = f"{script.stem}.md"
-            outputs[name] = (ROOT / "outputs" / name).read_text(encoding="utf-8")
-        outputs[SURVEY] = survey.read_text(encoding="utf-8") if survey.exists() else None
-        page = paste(readme.read_text(encoding="utf-8"), outputs)
+        for name in (*TASKS, COMPARE, SURVEY):
+            path = ROOT / "outputs" / name
+            missing = name not in TASKS and not path.exists()
+            outputs[name] = None if missing else path.read_text(encoding="utf-8")
+        page = paste(readme.read_text(encoding="utf-8"), of_one_run(outputs))
     except (OSError, ValueError) as error:
         parser.error(str(error))
     readme.write_bytes(page.encode())

@@ -51,9 +51,10 @@ def story_counts(stories, greedy_story):
 def json_counts(answers, tokenizer):
     """The cells of a row that speak of the JSONs of one setting."""
     verdicts = [common.verdict(answer, tokenizer) for answer in answers]
+    valid = [each for each in verdicts if not each.startswith(("not valid", "fenced"))]
     return {
         "different JSONs": different(answers),
-        "valid": len(verdicts) - verdicts.count("not valid"),
+        "valid": len(valid),
         "right": verdicts.count("right"),
     }
 

@@ -5,46 +5,57 @@ import sys
 import paste
 import pytest
 
+GREEDY, SAMPLING, TEMPERATURE, NUCLEUS, BEAMS = paste.TASKS
 HEAD = "| setting | hedgehog | json |\n| --- | --- | --- |\n"
 STORY = "Once.\n\n```text\nA long middle.\n\nThe end.\n```\n\nMore."
 
 
-def output(setting, text=STORY, model="B", legend="The legend."):
-    row = f"| {setting} | 2 tokens `x` | right, 3 tokens `y` |"
-    return f"Model `{model}` on cpu.\n\n**{setting}**\n\n{text}\n\n{HEAD}{row}\n\n{legend}\n\n"
+def made_by(model="B", seed=None, limit=9):
+    seeded = "" if seed is None else f"; seed {seed}"
+    return f"Model `{model}` on cpu, float32{seeded}; at most {limit} tokens a text; torch 2."
 
 
-SURVEY = "Model `B`.\n\n20 texts.\n\n| setting | ended |\n| --- | --- |\n| T | 1 |\n\nLegend.\n\n"
-OUTPUTS = {"t.md": output("one"), "u.md": output("two"), "survey.md": SURVEY}
-EMPTY_PAGE = """before
-<!-- observed t.md u.md -->
-<!-- /observed -->
-<!-- begin overview -->
-<!-- end overview -->
-<!-- begin t.md table -->
-<!-- end t.md table -->
-<!-- observed t.md -->
-<!-- /observed -->
-<!-- begin t.md -->
-old
-<!-- end t.md -->
-<!-- begin u.md table -->
-<!-- end u.md table -->
-<!-- observed survey.md u.md -->
-<!-- /observed -->
-<!-- begin u.md -->
-<!-- end u.md -->
-<!-- begin survey.md -->
-<!-- end survey.md -->
-<!-- begin survey.md table -->
-<!-- end survey.md table -->
-after
-"""
-LISTS = {
-    "t.md u.md": "> a stand-in's\n",
-    "t.md": "- true of t\n",
-    "survey.md u.md": "- true of u and the survey\n",
+def output(setting, text=STORY, legend="The legend.", row=None, **run):
+    row = row or f"| {setting} | 2 tokens `x` | right, 3 tokens `y` |"
+    return f"{made_by(**run)}\n\n**{setting}**\n\n{text}\n\n{HEAD}{row}\n\n{legend}\n\n"
+
+
+def block(title, cell="1"):
+    return f"**{title}**: some words\n\n| a | b |\n| --- | --- |\n| {cell} | **-0.5** |"
+
+
+def compared(cell="1", titles=("one step", "right answer"), **run):
+    blocks = "\n\n".join(block(title, cell) for title in titles)
+    return f"{made_by(seed=0, **run)}\n\n{blocks}\n\n"
+
+
+def surveyed(cell="1", **run):
+    table = f"| setting | ended |\n| --- | --- |\n| T | {cell} |"
+    return f"{made_by(**run)}\n\n20 texts.\n\n{table}\n\nLegend.\n\n"
+
+
+CANDIDATES = f"{block('json, winners')}\n\n{block('json, all candidates')}"
+OUTPUTS = {
+    GREEDY: output("one"),
+    **{name: output("two", seed=0) for name in (SAMPLING, TEMPERATURE, NUCLEUS)},
+    BEAMS: output("three", CANDIDATES),
+    paste.COMPARE: compared(),
+    paste.SURVEY: surveyed(),
 }
+MARKS = ["overview", f"{BEAMS} json, winners"]
+MARKS += [f"{paste.COMPARE} one step", f"{paste.COMPARE} right answer"]
+for each in (*paste.TASKS, paste.SURVEY):
+    MARKS += [each, f"{each} table"]
+LISTS = {
+    " ".join((*OUTPUTS,)): "> a stand-in's\n",
+    GREEDY: "- true of greedy's\n",
+    f"{paste.SURVEY} {SAMPLING}": "- true of sampling and the survey\n",
+    f"{BEAMS} {paste.COMPARE}": "- true of beams and what is compared\n",
+}
+EMPTY_PAGE = "before\n"
+EMPTY_PAGE += "".join(f"<!-- begin {mark} -->\nold\n<!-- end {mark} -->\n" for mark in MARKS)
+EMPTY_PAGE += "".join(f"<!-- observed {names} -->\n<!-- /observed -->\n" for names in LISTS)
+EMPTY_PAGE += "after\n"
 
 
 def shown(page):
@@ -62,18 +73,25 @@ def page():
     return filled
 
 
-def block(page, name):
-    """What stands between the marks of that name."""
-    return page.partition(f"<!-- begin {name} -->\n")[2].partition(f"<!-- end {name} -->\n")[0]
+def held(page, mark):
+    """What stands between these marks."""
+    return page.partition(f"<!-- begin {mark} -->\n")[2].partition(f"<!-- end {mark} -->\n")[0]
 
 
 def test_everything_goes_to_its_place(page):
-    texts, table = f"Model `B` on cpu.\n\n**one**\n\n{STORY}", OUTPUTS["t.md"].split("\n\n")[-3]
-    assert block(page, "t.md") == f"\n{texts}\n\n"
-    assert block(page, "t.md table") == f"\n{table}\n\n"
-    assert block(page, "survey.md") == "\nModel `B`.\n\n20 texts.\n\n"
-    assert block(page, "survey.md table").endswith("\n| T | 1 |\n\n")
-    assert "The legend" not in page
+    expected = {
+        GREEDY: f"{made_by()}\n\n**one**\n\n{STORY}",
+        f"{GREEDY} table": f"{HEAD}| one | 2 tokens `x` | right, 3 tokens `y` |",
+        f"{BEAMS} json, winners": block("json, winners"),
+        BEAMS: f"{made_by()}\n\n**three**\n\n{block('json, all candidates')}",
+        f"{paste.COMPARE} one step": block("one step"),
+        f"{paste.COMPARE} right answer": block("right answer"),
+        paste.SURVEY: f"{made_by()}\n\n20 texts.",
+        f"{paste.SURVEY} table": "| setting | ended |\n| --- | --- |\n| T | 1 |",
+    }
+    for mark, markdown in expected.items():
+        assert held(page, mark) == f"\n{markdown}\n\n"
+    assert "legend" not in page.lower()
     assert page.startswith("before\n") and page.endswith("-->\nafter\n")
     assert paste.paste(page, OUTPUTS) == page
 
@@ -81,75 +99,124 @@ def test_everything_goes_to_its_place(page):
 def test_the_overview_counts_facts_and_not_what_the_texts_say():
     rows = [
         "| a | 9 tokens, cut, repeats `cut, repeats \\| right` | not valid, 9 tokens `right` |",
-        "| b | 9 tokens `He cut \\| and repeats, right` | wrong, 9 tokens `not valid` |",
+        "| b | 9 tokens `He cut \\| and repeats, right` | wrong sum, 9 tokens `not valid` |",
         "| c | 9 tokens, repeats `` ` `` | right, 9 tokens `cut` |",
         "| d | 1 tokens  | not valid, 1 tokens  |",  # EOS alone: an excerpt without a letter
+        "| e | 9 tokens `a` | fenced, right, 9 tokens `b` |",
+        "| f | 9 tokens `a` | fenced, wrong contractor and currency, 9 tokens `b` |",
+        "| g | 9 tokens `a` | wrong, 9 tokens, cut `sum` |",
     ]
-    written = f"Model.\n\n**a**\n\n{HEAD}" + "\n".join(rows) + "\n\nThe legend.\n\n"
-    page = paste.paste(EMPTY_PAGE, OUTPUTS | {"t.md": written})
-    header, _, *counts = block(page, "overview").strip().split("\n")
-    names = "task | stories | ended by EOS | repeats | valid JSONs | right"
-    assert header == f"| {names} |"
-    assert counts == ["| t | 4 | 3 | 2 | 2 | 1 |", "| u | 1 | 1 | 0 | 1 | 1 |"]
+    outputs = OUTPUTS | {GREEDY: output("x", row="\n".join(rows))}
+    header, _, first, second, *_ = (
+        held(paste.paste(EMPTY_PAGE, outputs), "overview").strip().split("\n")
+    )
+    names = "task | stories | ended by EOS | repeats | valid JSONs"
+    assert header == f"| {names} | right contractor | right sum | right currency | right |"
+    assert first == "| task1_greedy | 7 | 6 | 2 | 3 | 4 | 4 | 4 | 1 |"
+    assert second == "| task2_sampling | 1 | 1 | 0 | 1 | 1 | 1 | 1 | 1 |"
+
+
+EVERYTHING, GREEDYS, SURVEYS, COMPARES = LISTS
 
 
 @pytest.mark.parametrize(
     ("name", "changed", "hidden"),
     [
-        ("t.md", output("one", STORY.replace("middle", "riddle")), ["t.md u.md", "t.md"]),
-        ("t.md", output("three"), ["t.md u.md", "t.md"]),
-        ("t.md", OUTPUTS["t.md"].replace("| 2 tokens", "| 3 tokens"), ["t.md u.md", "t.md"]),
-        ("u.md", output("two", "another"), ["t.md u.md", "survey.md u.md"]),
-        ("survey.md", SURVEY.replace("| T | 1 |", "| T | 2 |"), ["survey.md u.md"]),
-        ("survey.md", None, ["survey.md u.md"]),
-        ("t.md", output("one", model="C"), []),  # or another torch, for example
-        ("t.md", output("one", legend="Another legend."), []),
+        (GREEDY, output("one", STORY.replace("middle", "riddle")), [GREEDYS]),
+        (GREEDY, output("four"), [GREEDYS]),
+        (GREEDY, OUTPUTS[GREEDY].replace("| 2 tokens", "| 3 tokens"), [GREEDYS]),
+        (SAMPLING, output("two", "another", seed=0), [SURVEYS]),
+        (paste.SURVEY, surveyed("2"), [SURVEYS]),
+        (paste.SURVEY, None, [SURVEYS]),
+        (paste.COMPARE, compared("2"), [COMPARES]),
+        (paste.COMPARE, compared(titles=["right answer"]), [COMPARES]),
+        (paste.COMPARE, None, [COMPARES]),
+        (BEAMS, output("three", CANDIDATES.replace("| 1 |", "| 2 |", 1)), [COMPARES]),  # a winner
+        (BEAMS, output("three", CANDIDATES.replace("| 1 |", "| 2 |", 2)), [COMPARES]),
+        (GREEDY, output("one", model="C"), None),  # or another torch, for example
+        (GREEDY, output("one", legend="Another legend."), None),
     ],
 )
 def test_a_list_is_hidden_when_an_output_of_its_own_has_changed(page, name, changed, hidden):
-    new = paste.paste(page, OUTPUTS | {name: changed})
+    outputs = OUTPUTS | {name: changed}
+    new = paste.paste(page, outputs)
+    hidden = [EVERYTHING, *hidden] if hidden else []
     for names, written in LISTS.items():
         assert (written in shown(new)) == (names not in hidden)
         assert new.count(written) == 1  # a hidden one is kept, in a comment
     assert new.count("<!-- To be written anew") == len(hidden)
-    texts = "\n\n".join((changed or "").strip().split("\n\n")[:-2])
-    assert block(new, name).strip() == texts
-    assert paste.paste(new, OUTPUTS | {name: changed}) == new
+    assert paste.paste(new, outputs) == new
+    assert paste.paste(EMPTY_PAGE, outputs).count("\n| ") == new.count(
+        "\n| "
+    )  # nothing old is left
+
+
+def test_where_a_table_is_missing_stands_what_to_do(page):
+    new = paste.paste(page, OUTPUTS | {paste.COMPARE: None, paste.SURVEY: None})
+    for title in ("one step", "right answer"):
+        line = held(new, f"{paste.COMPARE} {title}").strip()
+        assert line == "*Run `python tests/compare.py` for this table.*"
+    assert held(new, paste.SURVEY).strip() == "*Run `python tests/survey.py` for this table.*"
+    assert held(new, f"{paste.SURVEY} table").strip() == ""
+    new = paste.paste(page, OUTPUTS | {paste.COMPARE: compared(titles=["right answer"])})
+    assert "do not part" in held(new, f"{paste.COMPARE} one step")
 
 
 def test_a_hidden_list_stays_as_it_is_and_one_below_it_is_a_list_again(page):
-    once = paste.paste(page, OUTPUTS | {"t.md": output("one", "another")})
-    assert "- true of t\n-->\n" in paste.paste(once, OUTPUTS | {"t.md": output("one", "a third")})
-    written = once.replace("- true of t\n-->\n", "- true of t\n-->\n- new\n")
+    another, third = ({**OUTPUTS, GREEDY: output("one", text)} for text in ("another", "a third"))
+    once = paste.paste(page, another)
+    kept = "- true of greedy's\n-->\n"
+    assert kept in paste.paste(once, third)
+    written = once.replace(kept, f"{kept}- new\n")
     assert "- new" in shown(written)
-    assert paste.paste(written, OUTPUTS | {"t.md": output("one", "another")}) == written
-    again = paste.paste(written, OUTPUTS | {"t.md": output("one", "a third")})
+    assert paste.paste(written, another) == written
+    again = paste.paste(written, third)
     assert "- new" in again and "- new" not in shown(again)
-    assert "true of t" not in again  # of its two comments one is left, with what was seen
-    assert again.count("<!-- observed t.md -->\n<!-- To be written anew") == 1
+    assert "true of greedy's" not in again  # of its two comments one is left, with what was seen
+    assert again.count(f"<!-- observed {GREEDY} -->\n<!-- To be written anew") == 1
 
 
 @pytest.mark.parametrize("end", ["-->", "--->", "--!>", "<!-- later -->", "<!-- x --> -->"])
 def test_nothing_in_a_list_ends_its_comment_early(page, end):
-    page = page.replace("- true of t\n", f"- true {end} of t\n- second\n")
-    new = paste.paste(page, OUTPUTS | {"t.md": output("one", "another")})
-    kept = new.partition("<!-- observed t.md -->\n<!--")[2].partition("-->\n<!-- /observed -->")[0]
+    page = page.replace("- true of greedy's\n", f"- true {end} of it\n- second\n")
+    new = paste.paste(page, OUTPUTS | {GREEDY: output("one", "another")})
+    mark = f"<!-- observed {GREEDY} -->\n<!--"
+    kept = new.partition(mark)[2].partition("-->\n<!-- /observed -->")[0]
     assert "- second" in kept
     assert "-->" not in kept and "--!>" not in kept
+
+
+def test_a_page_that_an_editor_has_formatted_on_saving_shows_the_same(page):
+    """As Prettier does: columns of one width, other emphasis, longer rules."""
+    formatted = page.replace("| --- | --- |\n| 1 |", "| ---- | --------- |\n|  1   |")
+    formatted = formatted.replace("**-0.5**", "__-0.5__").replace("\n| one |", "\n|  one  |")
+    assert formatted != page
+    assert paste.paste(formatted, OUTPUTS) == page
 
 
 @pytest.mark.parametrize(
     ("mark", "instead", "message"),
     [
         ("<!-- end overview -->", "", "end overview"),
-        ("<!-- begin t.md table -->", "", "begin t.md table"),
-        ("<!-- end t.md -->", "", "end t.md"),
-        ("<!-- begin t.md -->", "<!-- end t.md -->\n<!-- begin t.md -->", "end t.md"),
+        (f"<!-- begin {GREEDY} table -->", "", f"begin {GREEDY} table"),
+        (f"<!-- end {GREEDY} -->", "", f"end {GREEDY}"),
+        (
+            f"<!-- begin {GREEDY} -->",
+            f"<!-- end {GREEDY} -->\n<!-- begin {GREEDY} -->",
+            "end task1",
+        ),
+        (f"<!-- begin {GREEDY} -->", f"<!-- begin {GREEDY} -->\n" * 2, f"begin {GREEDY}"),
         ("<!-- begin survey.md -->", "", "begin survey.md"),
-        ("<!-- begin u.md -->", "<!-- begin u.md -->\n<!-- begin u.md -->", "begin u.md"),
+        ("<!-- begin compare.md one step -->", "<!-- begin compare.md two steps -->", "two steps"),
+        (f"<!-- begin {BEAMS} json, winners -->", f"<!-- begin {BEAMS} json, losers -->", "losers"),
+        (
+            "<!-- begin overview -->",
+            "<!-- begin compare.md -->\n<!-- begin overview -->",
+            "compare",
+        ),
         ("<!-- /observed -->", "", "observed"),
-        ("<!-- observed t.md -->", "", "observed"),
-        ("<!-- observed t.md -->", "<!-- observed t.md v.md -->", "t.md v.md, not all"),
+        (f"<!-- observed {GREEDY} -->", "", "observed"),
+        (f"<!-- observed {GREEDY} -->", f"<!-- observed {GREEDY} v.md -->", "v.md, not all"),
     ],
 )
 def test_a_page_with_wrong_marks_is_refused(page, mark, instead, message):
@@ -159,21 +226,20 @@ def test_a_page_with_wrong_marks_is_refused(page, mark, instead, message):
 
 @pytest.fixture
 def project(tmp_path, monkeypatch, page):
-    """A project's folder with that page, two tasks and their outputs."""
+    """A project's folder with that page and its outputs."""
     monkeypatch.setattr(paste, "ROOT", tmp_path)
     monkeypatch.setattr(sys, "argv", ["paste.py"])
-    page = page.replace("t.md", "task1.md").replace("u.md", "task2.md")
     (tmp_path / "README.md").write_text(page, encoding="utf-8")
     (tmp_path / "outputs").mkdir()
-    for name, text in zip(("task1.md", "task2.md", "survey.md"), OUTPUTS.values(), strict=True):
+    for name, text in OUTPUTS.items():
         (tmp_path / "outputs" / name).write_text(text, encoding="utf-8")
-        (tmp_path / name.replace(".md", ".py")).touch()
+    (tmp_path / "task1_greedy (1).py").touch()  # a copy, as browsers make them
     return tmp_path
 
 
 def test_a_users_own_run(project, capsys):
     """In a checkout with CRLF."""
-    (project / "outputs" / "task1.md").write_text(output("one", "ёжик"), encoding="utf-8")
+    (project / "outputs" / GREEDY).write_text(output("one", "ёжик"), encoding="utf-8")
     (project / "outputs" / "survey.md").unlink()
     for path in (project / "README.md", *(project / "outputs").iterdir()):
         path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
@@ -186,14 +252,53 @@ def test_a_users_own_run(project, capsys):
     assert (project / "README.md").read_bytes() == page
 
 
-@pytest.mark.parametrize("content", [None, "", "no table\n"])
+@pytest.mark.parametrize(
+    ("name", "changed", "differences"),
+    [
+        (GREEDY, output("one", model="a on b"), "--model `a on b` and `B`"),
+        (BEAMS, output("three", CANDIDATES, limit=20), "--max-new-tokens 9 and 20"),
+        (NUCLEUS, output("two", seed=1), "--seed 0 and 1"),
+        (NUCLEUS, output("two", seed=1, limit=8), "--max-new-tokens 9 and 8"),
+    ],
+)
+def test_tasks_of_different_runs_are_refused(project, capsys, name, changed, differences):
+    page = (project / "README.md").read_bytes()
+    (project / "outputs" / name).write_text(changed)
+    with pytest.raises(SystemExit) as end:
+        paste.main()
+    assert end.value.code == 2
+    message = capsys.readouterr().err.partition("paste.py: error: ")[2]
+    assert differences in message and message.count("outputs/") == 2
+    assert message.count("\n") == 1
+    assert (project / "README.md").read_bytes() == page
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        (paste.SURVEY, surveyed(model="C")),
+        (paste.SURVEY, surveyed(limit=8)),
+        (paste.COMPARE, compared(model="C")),
+        (paste.COMPARE, compared().replace("seed 0", "seed 7")),
+    ],
+)
+def test_a_survey_or_a_comparison_of_another_run_is_left_out(project, capsys, name, changed):
+    (project / "outputs" / name).write_text(changed)
+    paste.main()
+    error = capsys.readouterr().err
+    assert f"outputs/{name}" in error and error.count("\n") == 1
+    page = (project / "README.md").read_text(encoding="utf-8")
+    assert page == paste.paste(page, OUTPUTS | {name: None})
+
+
+@pytest.mark.parametrize("content", [None, "", f"{made_by()}\n\nno table\n"])
 def test_an_output_that_cannot_be_pasted_is_one_message(project, capsys, content):
     page = (project / "README.md").read_bytes()
-    output_file = project / "outputs" / "task2.md"
+    output_file = project / "outputs" / GREEDY
     output_file.unlink() if content is None else output_file.write_text(content)
     with pytest.raises(SystemExit) as end:
         paste.main()
     assert end.value.code == 2
     message = capsys.readouterr().err.partition("paste.py: error: ")[2]
-    assert "task2.md" in message and message.count("\n") == 1
+    assert GREEDY in message and message.count("\n") == 1
     assert (project / "README.md").read_bytes() == page

@@ -48,9 +48,14 @@ def read_code(cell):
     [
         (RIGHT, "right"),
         ('{"sum": 100.5, "currency": "RUB", "contractor": "Mike"}', "right"),
-        ('{"contractor": "Mike", "sum": "100.5", "currency": "RUB"}', "wrong"),
-        ("[1]", "wrong"),
-        (f"```json\n{RIGHT}\n```", "not valid"),
+        ('{"contractor": "Mike", "sum": "100.5", "currency": "RUB"}', "wrong sum"),
+        ('{"contractor": "Mike", "sum": 105, "currency": "rubles"}', "wrong sum and currency"),
+        ("[1]", "wrong contractor and sum and currency"),
+        (RIGHT.replace("}", ', "to": 1}'), "wrong"),
+        (f"```json\n{RIGHT}\n```", "fenced, right"),
+        ('\n```\n{"contractor": "Mike", "sum": 1}\n```\n', "fenced, wrong sum and currency"),
+        (f"Here it is:\n```json\n{RIGHT}\n```", "not valid"),
+        ("```json\nno\n```", "not valid"),
         ("[" * 100_000 + "]" * 100_000, "not valid"),
     ],
 )
@@ -91,8 +96,9 @@ def test_what_repeats_itself(tokens, repeats):
 )
 def test_an_excerpt(story, shown):
     excerpt = common.excerpt(text(0, EOS), tokenizer_of(story))
-    first, second = cells_of(f"| {excerpt} | next |")
-    assert (read_code(first), second) == (shown, "next")
+    _, _, row = common.table([{"text": excerpt, "next": "x"}]).split("\n")
+    first, second = cells_of(row)
+    assert (read_code(first), second) == (shown, "x")
 
 
 def test_a_text_is_wrapped_at_blanks_and_keeps_its_lines_and_their_indentation():
@@ -117,7 +123,7 @@ def test_a_whole_report(report, tmp_path):
     made.add_texts("json", {"T=1": text(1, EOS), "T=2": text(1, EOS)})
     made.finish()
     written = (tmp_path / "outputs" / "task9.md").read_text(encoding="utf-8")
-    first, *pieces, legend = written.rstrip("\n").split("\n\n")
+    first, *pieces, _legend = written.rstrip("\n").split("\n\n")
     assert first.startswith("Model `x` on cpu, all arithmetic float32; at most 1000 tokens a text;")
     assert pieces == [
         "**hedgehog, T=1**: 2 tokens",
@@ -133,17 +139,19 @@ def test_a_whole_report(report, tmp_path):
             f"| T=2 | 41 tokens, cut, repeats `{'a' * 41}` | right, 2 tokens `{RIGHT}` |"
         ),
     ]
-    assert len(legend) <= 400
 
 
-def test_the_table_of_all_candidates():
+def test_the_tables_of_candidates(report):
     of_4 = [text(1, 1, EOS, score=-5), text(0, EOS, score=-2), text(0, *[1] * 6, EOS, score=-4.2)]
     searches = {1: [text(0, EOS, score=-2)], 4: of_4, 8: [text(0, 0, score=-9)]}
-    shown = task5_beam_search.candidates_table("json", searches, tokenizer_of("a", "b"))
-    title, _, table = shown.partition("\n\n")
-    assert title == (
-        "**json, all candidates** (n: tokens, bold: the highest). num_beams=1: 1 finished; "
-        "num_beams=4: 3 finished by the limit; num_beams=8: 0 finished by the limit"
+    made = report(tokenizer_of("a", "b"))
+    task5_beam_search.add_candidates(made, "json", searches, made.tokenizer)
+    _, words_of_winners, winners, words, table = made.markdown.strip().split("\n\n")
+    assert words_of_winners == words.replace("all candidates", "winners")
+    assert words == (
+        "**json, all candidates**: n is the number of tokens, bold the highest of a search; "
+        "num_beams=1: 1 finished; num_beams=4: 3 finished by the limit; "
+        "num_beams=8: 0 finished by the limit"
     )
     head, _, *rows = [cells_of(line) for line in table.split("\n")]
     assert head[2:] == ["score", "score / n^0.5", "score / n^1.0", "score / n^2.0", "text"]
@@ -155,6 +163,7 @@ def test_the_table_of_all_candidates():
     ]
     scores = ["-9.00", "**-6.36**", "**-4.50**", "**-2.25**"]
     assert rows[-1] == ["8", "not valid, 2 tokens, cut", *scores, "`aa`"]
+    assert winners.split("\n") == [line for line in table.split("\n") if "`bb`" not in line]
 
 
 @settings(deadline=None, max_examples=300)

@@ -164,11 +164,14 @@ def test_a_hotter_text_has_less_in_common_with_greedys(tiny):
     assert len(lengths) > 10, "texts part nowhere, or at once: the test shows nothing"
 
 
+SIZES = st.sampled_from([1, 2, 7, 999, 1000, 1001, 5000])
+
+
 @st.composite
 def distributions(choose):
     """Rows of probabilities: random, peaked, uniform, one-hot, with ties and with zeros."""
     rows = choose(st.integers(1, 4))
-    size = choose(st.sampled_from([1, 2, 7, 999, 1000, 1001, 5000]))
+    size = choose(SIZES)
     random = seeded(choose(st.integers(0, 999)))
     logits = torch.randn(rows, size, generator=random) * choose(
         st.sampled_from([0, 0.01, 1, 10, 1e4])
@@ -211,6 +214,30 @@ def test_where_the_token_drawn_is_in_the_nucleus_the_nucleus_draws_it(probs, top
     tokens = drawn(probs)
     kept = cut.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) > 0
     assert torch.equal(drawn(cut)[kept], tokens[kept])
+
+
+def drawn_with_the_same_numbers(probs, seed):
+    """The token that each row, a distribution, draws: all have the generator of one text."""
+    generator = seeded(seed)
+    return draw(probs, [Text(generator=generator) for _ in probs])
+
+
+@settings(deadline=None, max_examples=150)
+@given(SIZES, st.sampled_from([1, 10]), st.integers(0, 2**31))
+def test_greedys_token_stays_drawn_as_chance_has_less_weight(size, scale, seed):
+    """At every lower temperature, and with every smaller top_p: texts become more like greedy's.
+
+    Where there are no ties: there topk and sort may choose otherwise, and nuclei are not nested.
+    """
+    logits = torch.randn(size, dtype=torch.float64, generator=seeded(seed)) * scale
+    temperatures = torch.tensor([[0.01], [0.1], [0.3], [0.5], [0.8], [1.0], [1.5], [3.0], [10.0]])
+    tempered = (logits / temperatures).softmax(-1)
+    top_p = torch.tensor([[0.01], [0.15], [0.4], [0.6], [0.9], [0.99], [1.0]])
+    probs = logits.softmax(-1).expand(len(top_p), -1)
+    cut = torch.cat([nucleus(probs, top_p), probs[:1]])  # the last one whole
+    for rows in (tempered, cut):
+        is_greedys = drawn_with_the_same_numbers(rows, seed) == logits.argmax()
+        assert is_greedys.tolist() == sorted(is_greedys.tolist(), reverse=True)
 
 
 @settings(deadline=None, max_examples=150)

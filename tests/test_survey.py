@@ -28,10 +28,11 @@ def test_each_row_counts_the_texts_of_its_own_setting(monkeypatch, capsys, tmp_p
     folder = tiny_folder(letters=None)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     json_prompt = tokenizer(common.PROMPTS["json"]).input_ids
+    fenced = f"```json\n{RIGHT}\n```"
 
     def text(prompt, setting, seed):
         if prompt == json_prompt:  # five of each
-            return Text(setting, tokenizer([RIGHT, "[1]", RIGHT, "no"][seed // 5]).input_ids)
+            return Text(setting, tokenizer([RIGHT, "[1]", fenced, "no"][seed // 5]).input_ids)
         temperature, top_p = setting if isinstance(setting, tuple) else (setting, 0)
         tokens = [7] * round(1000 * temperature + 100 * top_p)
         if seed < 10:
@@ -69,7 +70,7 @@ def test_each_row_counts_the_texts_of_its_own_setting(monkeypatch, capsys, tmp_p
         # Half of the stories end by EOS instead of a token that may be greedy's.
         like_greedy = f"{min(length - 0.5, 300):g}"
         stories = ["2", "10", str(repeats), like_greedy, str(length)]
-        assert counts == [*stories, "3", "15", "10"]
+        assert counts == [*stories, "4", "10", "5"]  # a fenced JSON is none of these
     assert header[1:] == [
         *("different stories", "ended by EOS", "repeats", "like greedy", "median tokens"),
         *("different JSONs", "valid", "right"),

@@ -1,0 +1,337 @@
+"""Compute what only the same random numbers show, and how probable the right answer is.
+
+    python tests/compare.py
+
+Decodes the texts of tasks 1, 3 and 4 anew, which takes some minutes on two CPU cores. Prints
+Markdown, and writes it to outputs/compare.md. Places are counted from 1 in it, and from 0 here.
+"""
+
+import json
+import math
+import sys
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import torch
+from survey import in_common
+
+import common
+import task1_greedy
+import task3_temperature
+import task4_nucleus
+from common import PROMPTS, Context, Text, append_tokens, code, exponential_numbers, step
+from task3_temperature import TEMPERATURES
+from task4_nucleus import nucleus
+
+TOP_P = 0.9  # "in" and "out" speak of the nucleus of T = 1.0 and this top_p
+
+
+@dataclass
+class Decoded:
+    """A prompt, a list of token ids, and the texts that the tasks make of it."""
+
+    prompt: list
+    greedy: Text
+    sampled: dict  # task 3's texts, by temperature
+    cut: dict  # task 4's texts, by (temperature, top_p)
+
+
+def decode(model, prompt, seed, limit):
+    """The texts of a prompt, by the tasks' own functions."""
+    greedy = task1_greedy.greedy(model, prompt, limit)
+    sampled = task3_temperature.sample(model, prompt, TEMPERATURES, [seed], limit)
+    cut = task4_nucleus.sample(model, prompt, task4_nucleus.SETTINGS, [seed], limit)
+    by_temperature = {text.setting: text for text in sampled}
+    return Decoded(prompt, greedy, by_temperature, {text.setting: text for text in cut})
+
+
+def logits_after(model, prompt, tokens):
+    """The logits of the token that follows `prompt` and `tokens`, float32 (vocabulary,)."""
+    return step(Context(model, prompt + tokens), [Text()])[0].cpu()
+
+
+def logits_along(model, prompt, tokens):
+    """Give the model a text token by token; yield what it expects at each place: (vocabulary,)."""
+    text = Text()
+    context = Context(model, prompt)
+    for place in common.progress(len(tokens)):
+        yield step(context, [text])[0].cpu()
+        append_tokens([text], torch.tensor([tokens[place]]))
+
+
+def in_nucleus(probs):
+    """Which tokens are in the nucleus of TOP_P. probs: float (vocabulary,)."""
+    return nucleus(probs.unsqueeze(0), TOP_P)[0] > 0
+
+
+def rank(token, probs):
+    """One more than there are more probable tokens."""
+    return int((probs > probs[token]).sum()) + 1
+
+
+def spaced(string):
+    """The string on one line: signs for line feeds and tabs, unprintable characters escaped."""
+    return common.visible(string).replace("\n", "⏎").replace("\t", "⇥")
+
+
+def shown(token, tokenizer):
+    """A single token as code, with signs for its blanks; its number if it decodes to nothing."""
+    string = spaced(tokenizer.decode([token])).replace(" ", "␣")
+    return code(string) if string else str(token)
+
+
+def percent(probability):
+    """Two digits, three above 99 %."""
+    number = 100 * float(probability)
+    if number < 0.01:
+        return "< 0.01 %"
+    if number >= 99.95:
+        return "> 99.9 %"
+    digits = f"{number:#.3g}" if number > 99 else f"{number:#.2g}"
+    return f"{digits.rstrip('.')} %"
+
+
+def with_probability(token, probs, tokenizer):
+    """A token in words: "`␣in` 85 %"."""
+    return f"{shown(token, tokenizer)} {percent(probs[token])}"
+
+
+def with_rank(token, probs, tokenizer):
+    """A token in words: "`␣small` 33 %, rank 2"."""
+    return f"{with_probability(token, probs, tokenizer)}, rank {rank(token, probs)}"
+
+
+def one_step(model, tokenizer, texts, seed):
+    """The words and rows for the first place where T = 1.0 parts from greedy's; None: nowhere."""
+    for name in ("json", "hedgehog"):
+        decoded = texts[name]
+        if decoded.sampled[1.0].tokens != decoded.greedy.tokens:
+            place = in_common(decoded.sampled[1.0], decoded.greedy)
+            before = decoded.greedy.tokens[:place]
+            logits = logits_after(model, decoded.prompt, before)
+            g = g_of_step(place, len(logits), seed)
+            words = f"{name}, place {place + 1}, after {last_words(before, tokenizer)}"
+            return words, one_step_rows(logits, g, tokenizer)
+    return None
+
+
+def g_of_step(place, size, seed):
+    """g = -ln E of the step that draws the token at `place`, float64 (size,)."""
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(place):
+        exponential_numbers(size, generator)  # those of the steps before
+    return -exponential_numbers(size, generator).log()
+
+
+def last_words(tokens, tokenizer):
+    """The last four words of some tokens as code, with a blank at their end; or "the prompt"."""
+    string = spaced(tokenizer.decode(tokens))
+    blank = " " if string.endswith(" ") else ""
+    return code(" ".join(string.split()[-4:]) + blank) if tokens else "the prompt"
+
+
+def one_step_rows(logits, g, tokenizer):
+    """The tokens that matter at a step, the most probable first.
+
+    logits: float32 (vocabulary,). g: float64 (vocabulary,), -ln E of the step.
+    """
+    probs = logits.softmax(dim=-1)
+    inside = in_nucleus(probs)
+    z = (logits - logits.max()).double()
+    sums = {temperature: z + temperature * g for temperature in TEMPERATURES if temperature >= 0.1}
+    winners = {temperature: int(values.argmax()) for temperature, values in sums.items()}
+    inside_winner = int(sums[1.0].where(inside, -math.inf).argmax())
+    best = probs.topk(4).indices.tolist()
+    tokens = {*best, *winners.values(), inside_winner}
+    rows = []
+    for token in sorted(tokens, key=lambda token: -probs[token]):
+        row = {"token": shown(token, tokenizer), "p": percent(probs[token])}
+        row["nucleus"] = "in" if inside[token] else "out"
+        row |= {"z": f"{z[token]:z.2f}", "g": f"{g[token]:z.2f}"}  # :z shows no -0.00
+        for temperature, values in sums.items():
+            digits = f"{values[token]:z.2f}"
+            row[f"T = {temperature}"] = f"**{digits}**" if token == winners[temperature] else digits
+        row["ahead of the first from"] = ahead_from(token, best[0], z, g)
+        rows.append(row)
+    return rows
+
+
+def ahead_from(token, first, z, g):
+    """From which T on z + T g is higher for the token than for the most probable one."""
+    if token == first:
+        return ""
+    if g[token] <= g[first]:
+        return "never"
+    return f"T = {(z[first] - z[token]) / (g[token] - g[first]):.2f}"
+
+
+def shared(text, other):
+    """How many tokens two texts have in common from the beginning: "14", "all 26"."""
+    count = in_common(text, other)
+    return f"all {count}" if text.tokens == other.tokens else str(count)
+
+
+def parting(model, prompt, text, other, temperature):
+    """Where two texts of a prompt part, and the probabilities there, (vocabulary,)."""
+    place = in_common(text, other)
+    logits = logits_after(model, prompt, text.tokens[:place])
+    return place, (logits / temperature).softmax(dim=-1)
+
+
+def like_greedy_rows(model, tokenizer, texts):
+    """A row for each temperature: where its texts part from greedy's."""
+    rows = []
+    for temperature in TEMPERATURES:
+        row = {"T": temperature}
+        for name, decoded in texts.items():
+            text, greedy = decoded.sampled[temperature], decoded.greedy
+            drawn = instead = ""
+            if text.tokens != greedy.tokens:
+                place, probs = parting(model, decoded.prompt, text, greedy, temperature)
+                drawn = with_rank(text.tokens[place], probs, tokenizer)
+                instead = with_probability(greedy.tokens[place], probs, tokenizer)
+            row[f"{name}: like greedy"] = shared(text, greedy)
+            row[f"{name}: drawn"] = drawn
+            row[f"{name}: instead of"] = instead
+        rows.append(row)
+    return rows
+
+
+def rarest(model, tokenizer, texts):
+    """The words and rows for the eight least probable tokens of the story of T = 1.0."""
+    decoded = texts["hedgehog"]
+    story, noise = decoded.sampled[1.0], decoded.sampled[10.0]
+    outside = 0
+    found = []  # of each token: its probability, its place, its rank
+    for place, logits in enumerate(logits_along(model, decoded.prompt, story.tokens)):
+        token = story.tokens[place]
+        probs = logits.softmax(dim=-1)
+        found.append((float(probs[token]), place, rank(token, probs)))
+        if not in_nucleus(probs)[token]:
+            outside += 1
+    words = (
+        f"the least probable tokens of the story at T = 1.0. Of its {len(story.tokens)} tokens "
+        f"{outside} are outside of the nucleus of top_p = {TOP_P}; {same_places(story, noise)} "
+        "stand in the same place in the story at T = 10.0, and "
+        f"{same_places(noise, texts['json'].sampled[10.0])} in both prompts' texts at T = 10.0"
+    )
+    rows = []
+    for probability, place, token_rank in sorted(found)[:8]:
+        row = {"place": place + 1, "token": shown(story.tokens[place], tokenizer)}
+        row |= {"p": f"{probability:.0e}", "rank": token_rank}
+        row["T = 10.0 has there"] = same_or_shown(story.tokens[place], noise, place, tokenizer)
+        rows.append(row)
+    return words, rows
+
+
+def same_or_shown(token, text, place, tokenizer):
+    """What a text has at a place: "the same" as the token, another, or nothing."""
+    if place >= len(text.tokens):
+        return ""
+    return "the same" if text.tokens[place] == token else shown(text.tokens[place], tokenizer)
+
+
+def same_places(text, other):
+    """How many tokens two texts share, place by place, of the shorter one's: "8 of 250"."""
+    pairs = list(zip(text.tokens, other.tokens, strict=False))
+    return f"{sum(token == other_token for token, other_token in pairs)} of {len(pairs)}"
+
+
+def removed_rows(model, tokenizer, texts):
+    """A row for each text of task 4: where it parts from the one without the cut."""
+    rows = []
+    for name, decoded in texts.items():
+        for (temperature, top_p), text in decoded.cut.items():
+            uncut = decoded.sampled[temperature]
+            row = {"setting": task4_nucleus.label(temperature, top_p), "prompt": name}
+            row |= {"like greedy": shared(text, decoded.greedy), "like uncut": shared(text, uncut)}
+            row |= {"removed": "", "drawn instead": "", "the paper's rule": ""}
+            if text.tokens != uncut.tokens:
+                place, probs = parting(model, decoded.prompt, uncut, text, temperature)
+                token = uncut.tokens[place]
+                row["removed"] = with_rank(token, probs, tokenizer)
+                row["drawn instead"] = with_probability(text.tokens[place], probs, tokenizer)
+                # The paper keeps the fewest tokens whose sum reaches top_p (eq. 2).
+                keeps = probs[probs > probs[token]].sum() < top_p
+                row["the paper's rule"] = "keeps it" if keeps else "removes it too"
+            rows.append(row)
+    return rows
+
+
+def right_answer(model, tokenizer, prompt):
+    """The words and rows for the right answer, in the more probable one of its two spellings."""
+    spelling = json.dumps(common.RIGHT_ANSWER)
+    answers = {}
+    for answer in (spelling, spelling.replace("100.5", "100.50")):
+        tokens = [*tokenizer(answer).input_ids, common.EOS]
+        along = [logits.log_softmax(dim=-1) for logits in logits_along(model, prompt, tokens)]
+        answers[answer] = tokens, along
+    answer = max(answers, key=lambda answer: sum(scores_of(*answers[answer])))
+    return f"{code(answer)}, token by token", right_answer_rows(*answers[answer], tokenizer)
+
+
+def scores_of(tokens, along):
+    """The log-probability of each token. along: for each the logprobs, (vocabulary,), there."""
+    return [float(logprobs[token]) for token, logprobs in zip(tokens, along, strict=True)]
+
+
+def right_answer_rows(tokens, along, tokenizer):
+    """A row for each token that is not the first in rank, one for the others, one for all."""
+    scores = scores_of(tokens, along)
+    others = []  # the scores of those that are the first
+    rows = []
+    for place, (token, logprobs) in enumerate(zip(tokens, along, strict=True)):
+        probs = logprobs.exp()
+        if rank(token, probs) == 1:
+            others.append(scores[place])
+        else:
+            before = spaced(tokenizer.decode(tokens[max(0, place - 4) : place]))
+            row = {"after": code(before) if before else "the prompt"}
+            row["right"] = with_rank(token, probs, tokenizer)
+            row["greedy takes"] = with_probability(int(probs.argmax()), probs, tokenizer)
+            row["nucleus"] = "in" if in_nucleus(probs)[token] else "out"
+            rows.append(row)
+    empty = {"after": "", "right": "", "greedy takes": "", "nucleus": ""}
+    if others:
+        joint = percent(math.exp(sum(others)))
+        after = f"the other {len(others)} tokens, each rank 1"
+        rows.append(empty | {"after": after, "right": joint, "nucleus": "in"})
+    score = sum(scores)
+    whole = f"1 in {one_in(score)}, score {score:.2f}, {score / len(tokens):.3f} a token"
+    return [*rows, empty | {"after": "the whole answer", "right": whole}]
+
+
+def one_in(score):
+    """N of "1 in N", in two digits, for a sum of log-probabilities."""
+    number = Decimal(-score).exp()  # a float would be too small for some
+    if number < 10:
+        return f"{number:.1f}"
+    rounded = f"{number:.1e}"
+    return rounded if number > 10**12 else f"{Decimal(rounded):,.0f}"
+
+
+def main():
+    """Load, decode, compare, print, write."""
+    args, model, tokenizer, report = common.start(__file__, __doc__.splitlines()[0], draws=True)
+    texts = {}
+    for name, input_text in PROMPTS.items():
+        prompt = tokenizer(input_text).input_ids
+        texts[name] = decode(model, prompt, args.seed, args.max_new_tokens)
+    found = one_step(model, tokenizer, texts, args.seed)
+    if found:
+        report.add_block("one step", *found)
+    rows = like_greedy_rows(model, tokenizer, texts)
+    report.add_block("like greedy", "where texts part from greedy's", rows)
+    report.add_block("rarest", *rarest(model, tokenizer, texts))
+    rows = removed_rows(model, tokenizer, texts)
+    report.add_block("removed", "where texts with `top_p` part from those without", rows)
+    report.add_block("right answer", *right_answer(model, tokenizer, texts["json"].prompt))
+    report.write()
+
+
+if __name__ == "__main__":
+    main()
