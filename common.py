@@ -168,6 +168,8 @@ def load(name=MODEL_ID, device="auto"):
 
 def read_here_or_from_hub(name):
     """Read the checkpoint from this machine, else from the Hub: a second run needs no network."""
+    if Path(name).is_dir():  # a second attempt would read the same files
+        return read_checkpoint(name, local_files_only=True)
     # By these errors the libraries say that something is missing here. The second attempt stands
     # outside of an `except` block, where its error would carry the first one along as its context.
     with contextlib.suppress(OSError, ValueError):

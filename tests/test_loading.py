@@ -12,6 +12,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -178,19 +179,22 @@ def lose_special_tokens(folder):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "error"),
+    ("spoil", "error", "readings"),
     [
-        (shutil.rmtree, "OSError: "),
-        (lose_a_weight, "ValueError: weights are missing: ['lm_head.weight']"),
-        (lose_special_tokens, "ValueError: the tokenizer does not read <|im_end|> as the one "),
+        (shutil.rmtree, "OSError: ", 2),  # where no folder is, the name may be an id
+        (lose_a_weight, "ValueError: weights are missing: ['lm_head.weight']", 1),
+        (lose_special_tokens, "ValueError: the tokenizer does not read <|im_end|> as the one ", 1),
     ],
 )
-def test_a_wrong_folder(tmp_path, tiny_folder, refused, spoil, error):
+def test_a_wrong_folder(tmp_path, tiny_folder, refused, monkeypatch, spoil, error, readings):
     folder = tmp_path / "wrong"
     shutil.copytree(tiny_folder(), folder)
     spoil(folder)
+    read = Mock(side_effect=common.read_checkpoint)
+    monkeypatch.setattr(common, "read_checkpoint", read)
     message = refused("--model", str(folder))
     assert message.startswith(f"{folder} could not be loaded, device auto: {error}")
+    assert read.call_count == readings
 
 
 def behind_a_proxy_with_a_certificate_of_its_own():
