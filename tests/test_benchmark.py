@@ -4,6 +4,9 @@ import benchmark
 import torch
 import transformers
 
+import common
+from task1_greedy import greedy
+
 
 def test_every_row(tiny_folder):
     folder = tiny_folder(4, scale=0.3, letters=None, dtype=torch.bfloat16)
@@ -12,9 +15,15 @@ def test_every_row(tiny_folder):
     assert [line[:8] for line in rows] == [f"| task {number}" for number in range(1, 6)]
 
 
-def test_a_models_own_settings_do_not_enter_generate(tiny_folder):
+def test_a_models_own_settings_do_not_enter_generate(tiny_folder, capsys):
     """The assignment's model, as published, brings such ones."""
     folder = tiny_folder(9, scale=0.5, letters=None)  # no other test's: it is changed
-    transformers.GenerationConfig(do_sample=True, top_k=20).save_pretrained(folder)
+    own = transformers.GenerationConfig(do_sample=True, top_k=20, repetition_penalty=9.0)
+    own.save_pretrained(folder)
     assert not benchmark.load_rival(folder, "cpu").generation_config.do_sample
-    benchmark.rival_script(folder, "cpu", 3)
+    model, tokenizer = common.load(folder)
+    prompts = [tokenizer(prompt).input_ids for prompt in common.PROMPTS.values()]
+    expected = [tokenizer.decode(greedy(model, prompt, 20).tokens) for prompt in prompts]
+    capsys.readouterr()  # what loading has printed
+    benchmark.rival_script(folder, "cpu", 20)
+    assert capsys.readouterr().out == "".join(f"{text}\n" for text in expected)
