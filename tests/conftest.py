@@ -141,8 +141,10 @@ def copy(tmp_path):
     """A copy of the scripts with a tiny model in tiny/, and what an earlier run has written."""
     (tmp_path / "outputs").mkdir()
     for path in ROOT.glob("*.py"):
-        shutil.copy(path, tmp_path)
-        (tmp_path / "outputs" / f"{path.stem}.md").write_text("before")
+        # `copy` would copy the file's mode too, and a checkout may be read-only.
+        shutil.copyfile(path, tmp_path / path.name)
+    for script in TEXT_COUNTS:
+        (tmp_path / "outputs" / f"{script}.md").write_text("before")
     copied = tmp_path / "common.py"
     before, found, after = copied.read_text(encoding="utf-8").partition("\nEOS = 151645 ")
     assert found
