@@ -158,8 +158,9 @@ def run_script(copy, script, *arguments, environment=(), **settings):
     command = [sys.executable, copy / f"{script}.py", "--device", "cpu", *arguments]
     alone = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONUTF8": "1"}
     environment = os.environ | alone | dict(environment)
-    settings |= {"cwd": copy.parent, "env": environment, "capture_output": True, "text": True}
-    return subprocess.run(command, check=False, **settings)
+    settings |= {"cwd": copy.parent, "env": environment, "capture_output": True}
+    # PYTHONUTF8 makes the script write UTF-8, whatever the code page of this process.
+    return subprocess.run(command, check=False, encoding="utf-8", **settings)
 
 
 def shown_texts(markdown):
