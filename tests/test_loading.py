@@ -230,11 +230,14 @@ def test_the_last_link_of_an_errors_chain_is_named(monkeypatch, refused, cause, 
 
 
 @pytest.fixture
-def hub(tmp_path):
+def hub(tmp_path, monkeypatch):
     """A server with a tiny model under the default id, which counts its requests.
 
-    `hub.cut` is the name of a file that it sends by half.
+    `hub.cut` is the name of a file that it sends by half. The user's proxies are not used.
     """
+    for variable in list(os.environ):
+        if variable.lower().endswith("_proxy"):
+            monkeypatch.delenv(variable)
     make_tiny(tmp_path / "served" / MODEL_ID / "resolve" / "main", letters=None, scale=0.3)
 
     class Handler(SimpleHTTPRequestHandler):
@@ -268,7 +271,7 @@ def run_default_model(copy, port):
         "HF_HOME": str(copy / "cache"),
         "HF_HUB_CACHE": str(copy / "cache" / "hub"),
         "HF_ENDPOINT": f"http://127.0.0.1:{port}",
-        "no_proxy": "127.0.0.1",
+        "no_proxy": "127.0.0.1",  # for a proxy that no variable names: Windows and macOS have such
     }
     return run_script(copy, "task1_greedy", "--max-new-tokens", "3", environment=environment)
 
