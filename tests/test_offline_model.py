@@ -4,26 +4,65 @@ import contextlib
 import io
 import subprocess
 import tarfile
+import time
 import zipfile
+from pathlib import Path
 from unittest.mock import Mock
 
 import offline_model
 import pytest
 
 
-def test_an_interrupted_build_leaves_nothing(tmp_path, monkeypatch):
+@pytest.fixture
+def nothing_to_download(monkeypatch):
+    """The model that a build makes is an empty folder."""
+    monkeypatch.setattr(offline_model, "download", lambda *_: None)
+    monkeypatch.setattr(offline_model, "join", lambda *_: None)
+    monkeypatch.setattr(offline_model, "dequantise", lambda _folder, _file, target: target.mkdir())
+
+
+def test_an_interrupted_build_leaves_nothing(tmp_path, monkeypatch, nothing_to_download):
     def interrupted(_folder, _file, target):
         target.mkdir()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(offline_model, "download", lambda *_: None)
-    monkeypatch.setattr(offline_model, "join", lambda *_: None)
-    monkeypatch.setattr(offline_model, "dequantise", interrupted)
     folder = tmp_path / "models" / "whole"
-    with pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(offline_model, "dequantise", interrupted)
         offline_model.build(folder)
     assert list(folder.parent.iterdir()) == []
-    monkeypatch.setattr(offline_model, "dequantise", lambda _folder, _file, target: target.mkdir())
+    offline_model.build(folder)
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_a_rename_that_is_refused_is_tried_again(tmp_path, monkeypatch, nothing_to_download):
+    """Windows refuses it while a scanner reads a file of the folder."""
+    naps = []
+    rename = Path.rename
+
+    def rename_after_five_naps(path, target):
+        if len(naps) < 5:
+            raise PermissionError("a scanner reads a file")
+        rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", rename_after_five_naps)
+    monkeypatch.setattr(time, "sleep", naps.append)
+    folder = tmp_path / "models" / "whole"
+    offline_model.build(folder)
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_a_rename_that_is_always_refused(tmp_path, monkeypatch, nothing_to_download):
+    """It is an error in the end, unless another build has made the folder meanwhile."""
+    naps = []
+    monkeypatch.setattr(Path, "rename", Mock(side_effect=PermissionError("no right to do that")))
+    monkeypatch.setattr(time, "sleep", naps.append)
+    folder = tmp_path / "models" / "whole"
+    with pytest.raises(PermissionError, match="no right"):
+        offline_model.build(folder)
+    assert list(folder.parent.iterdir()) == []
+    assert 5 <= sum(naps) <= 60  # seconds
+    monkeypatch.setattr(time, "sleep", lambda _: folder.mkdir())
     offline_model.build(folder)
     assert list(folder.parent.iterdir()) == [folder]
 
