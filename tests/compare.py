@@ -216,8 +216,8 @@ def rarest(model, tokenizer, texts):
     words = (
         f"the least probable tokens of the story at T = 1.0. Of its {len(story.tokens)} tokens "
         f"{outside} are outside of the nucleus of top_p = {TOP_P}; {same_places(story, noise)} "
-        "stand in the same place in the story at T = 10.0, and "
-        f"{same_places(noise, texts['json'].sampled[10.0])} in both prompts' texts at T = 10.0"
+        "stand in the same place in the story at T = 10.0. Both prompts' texts at T = 10.0 have "
+        f"{same_places(noise, texts['json'].sampled[10.0])} in common, place by place"
     )
     rows = []
     for probability, place, token_rank in sorted(found)[:8]:

@@ -143,7 +143,7 @@ def test_rarest(decoded, model_seed, seed):
     both = sum(map(int.__eq__, noise, other))
     assert f"Of its {len(story)} tokens {outside} are outside of the nucleus" in words
     assert f"{shared} of {min(len(story), len(noise))} stand in the same place" in words
-    assert f" {both} of {min(len(noise), len(other))} in both prompts' texts" in words
+    assert f" have {both} of {min(len(noise), len(other))} in common, place by place" in words
     order = sorted(range(len(story)), key=lambda place: probs[place][story[place]])
     assert [row["place"] - 1 for row in rows] == order[:8]
     for place, row in zip(order[:8], rows, strict=True):
