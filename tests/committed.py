@@ -15,7 +15,7 @@ from conftest import ROOT, TEXT_COUNTS, shown_texts
 
 import common
 
-NAMES = [*(f"{name}.md" for name in TEXT_COUNTS), paste.SURVEY]
+NAMES = [*paste.TASKS, paste.COMPARE, paste.SURVEY]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 OUTPUTS = {name: (ROOT / "outputs" / name).read_text(encoding="utf-8") for name in NAMES}
 # The page without what is pasted, then also without lists of observations, then without folds.
@@ -52,15 +52,18 @@ def test_paste_changes_nothing():
 
 
 def test_every_text_that_the_assignment_asks_for_is_there_at_full_length():
-    for name, count in TEXT_COUNTS.items():
-        output = OUTPUTS[f"{name}.md"]
-        _texts, table = paste.parts(name, output)
+    for name, count in zip(paste.TASKS, TEXT_COUNTS.values(), strict=True):
+        output = OUTPUTS[name]
+        table = paste.pieces_of(name, output, [])[f"{name} table"]
         assert shown_texts(output) == count
         assert len(table.splitlines()) == 2 + count // 2  # a header, its rule, a row per setting
     for output in OUTPUTS.values():
         first, _, _ = output.partition("\n")
         assert first.startswith("Model `") and "at most 1000 tokens a text" in first
-    assert sum("; seed 0;" in output for output in OUTPUTS.values()) == 3  # of tasks 2 to 4
+    assert (
+        sum("; seed 0;" in output for output in OUTPUTS.values()) == 4
+    )  # tasks 2 to 4, compare.md
+    assert paste.of_one_run(OUTPUTS) == OUTPUTS
     assert OUTPUTS[paste.SURVEY].count("\n| temperature=") == 9
     assert "\n20 texts per setting and prompt, " in OUTPUTS[paste.SURVEY]
 
@@ -78,12 +81,23 @@ def test_every_question_stands_in_its_section_outside_any_fold(number):
     assert len(questions(rf"### Task {number}\.")) == len(asked)
 
 
-def test_no_list_is_hidden_and_each_output_has_one_in_both_languages():
+def test_no_list_is_hidden_and_both_languages_have_the_same():
     russian, english = map(paste.OBSERVED.findall, README.split("\n## In English\n"))
     assert not any("<!--" in written for _, written in russian + english)
-    assert russian[0][0] == " ".join(NAMES)  # the note on the model
-    assert [names.split()[0] for names, _ in english] == NAMES
-    assert [names for names, _ in russian[-len(english) :]] == [names for names, _ in english]
+    note, *others = [names for names, _ in russian]
+    assert note == " ".join([*paste.TASKS, paste.SURVEY])  # which model wrote the texts
+    assert others == [names for names, _ in english]
+    about = [names.split()[0] for names in others]
+    assert about == [*paste.TASKS, paste.TASKS[0], *paste.TASKS, paste.COMPARE, paste.SURVEY]
+
+
+def test_every_block_that_is_computed_stands_open():
+    marks = re.findall(
+        "<!-- begin (.+) -->", re.sub("<details>.*?</details>", "", README, flags=re.DOTALL)
+    )
+    beams = paste.TASKS[-1]
+    assert {f"{paste.COMPARE} {title}" for title in paste.COMPARE_TITLES} <= set(marks)
+    assert {f"{beams} hedgehog, winners", f"{beams} json, winners"} <= set(marks)
 
 
 def test_the_commands_are_whole():
@@ -110,5 +124,7 @@ def test_links_lead_to_files_and_headings():
 
 
 def test_the_right_answer_is_the_scripts_in_both_languages():
-    copies = re.findall(r'`({"contractor".*?})`', PROSE, re.DOTALL)
-    assert [json.loads(copy) for copy in copies] == [common.RIGHT_ANSWER] * 2
+    for part in PROSE.split("\n## In English\n"):
+        copies = re.findall(r'`({"contractor".*?})`', part, re.DOTALL)
+        assert copies
+        assert all(json.loads(copy) == common.RIGHT_ANSWER for copy in copies)
