@@ -76,7 +76,7 @@ def step(context, texts):
 
     device = context.model.device
     rows = [text.cache_row for text in texts]
-    if rows != list(range(context.row_count)):  # else all go on, in the same order
+    if rows != list(range(context.row_count)):  # a row goes, or is copied, or moves
         context.cache.batch_select_indices(torch.tensor(rows, device=device))
         context.row_count = len(rows)
     for row, text in enumerate(texts):
@@ -88,7 +88,7 @@ def step(context, texts):
     with torch.inference_mode():
         output = context.model(input_ids=input_ids, past_key_values=context.cache)
     # The clone is an ordinary tensor: one made in inference_mode could not be changed in place.
-    logits = output.logits[:, -1].clone()  # of (texts, 1, vocabulary)
+    logits = output.logits[:, -1].clone()  # the model gives (texts, 1, vocabulary)
     if logits.isnan().any():  # argmax and topk would go on with any token, and say nothing
         raise ValueError(f"the model gave NaN as logits, on {device}")
     return logits
@@ -117,7 +117,7 @@ def draw(probs, texts):
     # p_i. In logarithms this is the Gumbel-max trick. torch.multinomial(…, num_samples=1) does the
     # same with new E for each row: five texts of a seed would need five equal generators, and take
     # about five times as long.
-    exponentials = {}  # by generator: the E of the whole vocabulary
+    exponentials = {}  # a generator: the E of the whole vocabulary
     for generator in {text.generator for text in texts}:
         exponentials[generator] = exponential_numbers(probs.shape[-1], generator)
     rows = zip(probs.cpu(), texts, strict=True)
@@ -143,7 +143,7 @@ PROMPTS = {  # letter for letter the assignment's
     "hedgehog": "<|im_start|>system\nYou are a storyteller. Generate a story based on user message.<|im_end|>\n<|im_start|>user\nGenerate me a short story about a tiny hedgehog named Sonic.<|im_end|>\n<|im_start|>assistant\n",  # noqa: E501
     "json": '<|im_start|>system\nYou are a JSON machine. Generate a JSON with format {"contractor": string with normalized contractor name, "sum": decimal, "currency": string with uppercased 3-letter currency code} based on user message.<|im_end|>\n<|im_start|>user\nTransfer 100 rubles and 50 kopeck to Mike<|im_end|>\n<|im_start|>assistant\n',  # noqa: E501
 }
-PACKED_ROWS = 8192  # so many rows are packed at a time: packing a large matrix whole is far slower
+PACKED_ROWS = 8192  # rows packed at a time: a large matrix takes far longer as a whole
 
 
 def load(name=MODEL_ID, device="auto"):
@@ -185,7 +185,7 @@ def read_checkpoint(name, local_files_only):
     if loading["missing_keys"]:  # from_pretrained fills them at random
         raise ValueError(f"weights are missing: {sorted(loading['missing_keys'])}")
     tokenizer = transformers.AutoTokenizer.from_pretrained(name, local_files_only=local_files_only)
-    if tokenizer("<|im_end|>").input_ids != [EOS]:  # without a file it is read as letters
+    if tokenizer("<|im_end|>").input_ids != [EOS]:  # if a file is missing, they are letters
         raise ValueError(f"the tokenizer does not read <|im_end|> as the one token {EOS}")
     return model.eval(), tokenizer
 

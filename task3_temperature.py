@@ -24,7 +24,7 @@ def sample(model, prompt, temperatures, seeds, max_new_tokens=MAX_NEW_TOKENS):
         raise ValueError(f"a temperature must be above 0: {temperatures}")
     texts = []
     for seed in seeds:
-        generator = torch.Generator().manual_seed(seed)  # one for all texts of the seed
+        generator = torch.Generator().manual_seed(seed)  # all texts of the seed share it
         texts += [Text(setting=temperature, generator=generator) for temperature in temperatures]
     unfinished = texts
     context = Context(model, prompt)

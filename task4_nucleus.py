@@ -10,14 +10,15 @@ import common
 from common import MAX_NEW_TOKENS, PROMPTS, Context, Text, append_tokens, draw, progress, step
 
 SETTINGS = ((1.0, 0.9), (1.0, 0.15), (0.5, 0.9), (0.5, 0.15))  # (temperature, top_p)
-RANKED_AT_FIRST = 1000  # tokens: a nucleus seldom has more
+RANKED_AT_FIRST = 1000  # a nucleus seldom has more tokens
 
 
 def nucleus(probs, top_p):
     """Cut each distribution to its nucleus and renormalise it (Holtzman et al. 2020, eq. 3).
 
     probs: float (rows, vocabulary), each row summing to 1. top_p: a number, or a tensor (rows, 1);
-    1 keeps everything. Returns a tensor like `probs`.
+    1 keeps everything. Returns a tensor like `probs`. Which of exactly equal tokens at the cut are
+    kept may change where another row needs the full sort.
     """
     # The comments follow one row: 0.10, 0.50, 0.25, 0.15 with top_p = 0.85.
     ranked, tokens = ranked_by_probability(probs, top_p)  # 0.50 0.25 0.15 0.10, tokens 1 2 3 0
@@ -36,7 +37,7 @@ def ranked_by_probability(probs, top_p):
     do not suffice: sorting all takes over ten times as long. The arguments are those of `nucleus`.
     """
     ranked, tokens = probs.topk(min(RANKED_AT_FIRST, probs.shape[-1]))
-    cumulative = ranked.cumsum(dim=-1).clamp(max=1)  # as in `nucleus`
+    cumulative = ranked.cumsum(dim=-1).clamp(max=1)  # `nucleus` does the same
     if (cumulative[:, -1:] <= top_p).any():  # the nucleus may go on beyond these
         ranked, tokens = probs.sort(dim=-1, descending=True)
     return ranked, tokens
@@ -52,7 +53,7 @@ def sample(model, prompt, settings, seeds, max_new_tokens=MAX_NEW_TOKENS):
         raise ValueError(f"a temperature must be above 0, top_p from 0 to 1: {settings}")
     texts = []
     for seed in seeds:
-        generator = torch.Generator().manual_seed(seed)  # one for all texts of the seed
+        generator = torch.Generator().manual_seed(seed)  # all texts of the seed share it
         texts += [Text(setting=setting, generator=generator) for setting in settings]
     unfinished = texts
     context = Context(model, prompt)

@@ -90,7 +90,7 @@ def whole_command(name, device, repetitions):
         command += ["--max-new-tokens", "250"]
         subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
 
-    with tempfile.TemporaryDirectory() as copy:  # of the scripts, which write outputs/ beside them
+    with tempfile.TemporaryDirectory() as copy:  # the scripts write outputs/ beside themselves
         for path in ROOT.glob("*.py"):
             shutil.copy(path, copy)
         calls = [lambda: run(Path(copy, "task1_greedy.py")), lambda: run(__file__, "--rival")]
@@ -104,8 +104,8 @@ class Task(NamedTuple):
     """What a row of the second table compares."""
 
     name: str
-    ours: Callable  # of a model, a prompt and a limit
-    settings: list  # of each call of generate() that decodes the same
+    ours: Callable  # it takes a model, a prompt and a limit
+    settings: list  # generate() decodes the same in as many calls, with these keyword arguments
 
 
 def beam_searches(model, prompt, limit):

@@ -9,8 +9,8 @@ Markdown, and writes it to outputs/compare.md. Places are counted from 1 in it, 
 import json
 import math
 import sys
-from dataclasses import dataclass
 from decimal import Decimal
+from itertools import product
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,30 +23,23 @@ import common
 import task1_greedy
 import task3_temperature
 import task4_nucleus
-from common import PROMPTS, Context, Text, append_tokens, code, exponential_numbers, step
+from common import Context, Text, append_tokens, code, exponential_numbers, step
 from task3_temperature import TEMPERATURES
 from task4_nucleus import nucleus
 
 TOP_P = 0.9  # "in" and "out" speak of the nucleus of T = 1.0 and this top_p
-
-
-@dataclass
-class Decoded:
-    """A prompt, a list of token ids, and the texts that the tasks make of it."""
-
-    prompt: list
-    greedy: Text
-    sampled: dict  # task 3's texts, by temperature
-    cut: dict  # task 4's texts, by (temperature, top_p)
+GREEDY = None  # the setting of greedy's text
 
 
 def decode(model, prompt, seed, limit):
-    """The texts of a prompt, by the tasks' own functions."""
-    greedy = task1_greedy.greedy(model, prompt, limit)
-    sampled = task3_temperature.sample(model, prompt, TEMPERATURES, [seed], limit)
-    cut = task4_nucleus.sample(model, prompt, task4_nucleus.SETTINGS, [seed], limit)
-    by_temperature = {text.setting: text for text in sampled}
-    return Decoded(prompt, greedy, by_temperature, {text.setting: text for text in cut})
+    """A prompt's texts by the tasks' own functions, {setting: text}.
+
+    The settings are GREEDY, task 3's temperatures and task 4's pairs (temperature, top_p).
+    """
+    texts = [task1_greedy.greedy(model, prompt, limit)]
+    texts += task3_temperature.sample(model, prompt, TEMPERATURES, [seed], limit)
+    texts += task4_nucleus.sample(model, prompt, task4_nucleus.SETTINGS, [seed], limit)
+    return {text.setting: text for text in texts}
 
 
 def logits_after(model, prompt, tokens):
@@ -64,7 +57,7 @@ def logits_along(model, prompt, tokens):
 
 
 def in_nucleus(probs):
-    """Which tokens are in the nucleus of TOP_P. probs: float (vocabulary,)."""
+    """A mask of the tokens in the nucleus of TOP_P, bool (vocabulary,). probs: (vocabulary,)."""
     return nucleus(probs.unsqueeze(0), TOP_P)[0] > 0
 
 
@@ -105,14 +98,14 @@ def with_rank(token, probs, tokenizer):
     return f"{with_probability(token, probs, tokenizer)}, rank {rank(token, probs)}"
 
 
-def one_step(model, tokenizer, texts, seed):
+def one_step(model, tokenizer, prompts, texts, seed):
     """The words and rows for the first place where T = 1.0 parts from greedy's; None: nowhere."""
     for name in ("json", "hedgehog"):
-        decoded = texts[name]
-        if decoded.sampled[1.0].tokens != decoded.greedy.tokens:
-            place = in_common(decoded.sampled[1.0], decoded.greedy)
-            before = decoded.greedy.tokens[:place]
-            logits = logits_after(model, decoded.prompt, before)
+        text, greedy = texts[name][1.0], texts[name][GREEDY]
+        if text.tokens != greedy.tokens:
+            place = in_common(text, greedy)
+            before = greedy.tokens[:place]
+            logits = logits_after(model, prompts[name], before)
             g = g_of_step(place, len(logits), seed)
             words = f"{name}, place {place + 1}, after {last_words(before, tokenizer)}"
             return words, one_step_rows(logits, g, tokenizer)
@@ -161,7 +154,7 @@ def one_step_rows(logits, g, tokenizer):
 
 
 def ahead_from(token, first, z, g):
-    """From which T on z + T g is higher for the token than for the most probable one."""
+    """The T from which on z + T g is higher for the token than for the most probable one."""
     if token == first:
         return ""
     if g[token] <= g[first]:
@@ -176,63 +169,54 @@ def shared(text, other):
 
 
 def parting(model, prompt, text, other, temperature):
-    """Where two texts of a prompt part, and the probabilities there, (vocabulary,)."""
+    """The place where two texts of a prompt part, and the probabilities there, (vocabulary,)."""
     place = in_common(text, other)
     logits = logits_after(model, prompt, text.tokens[:place])
     return place, (logits / temperature).softmax(dim=-1)
 
 
-def like_greedy_rows(model, tokenizer, texts):
+def like_greedy_rows(model, tokenizer, prompts, texts):
     """A row for each temperature: where its texts part from greedy's."""
     rows = []
     for temperature in TEMPERATURES:
         row = {"T": temperature}
-        for name, decoded in texts.items():
-            text, greedy = decoded.sampled[temperature], decoded.greedy
+        for name, prompt in prompts.items():
+            text, greedy = texts[name][temperature], texts[name][GREEDY]
             drawn = instead = ""
             if text.tokens != greedy.tokens:
-                place, probs = parting(model, decoded.prompt, text, greedy, temperature)
+                place, probs = parting(model, prompt, text, greedy, temperature)
                 drawn = with_rank(text.tokens[place], probs, tokenizer)
                 instead = with_probability(greedy.tokens[place], probs, tokenizer)
-            row[f"{name}: like greedy"] = shared(text, greedy)
-            row[f"{name}: drawn"] = drawn
+            row |= {f"{name}: like greedy": shared(text, greedy), f"{name}: drawn": drawn}
             row[f"{name}: instead of"] = instead
         rows.append(row)
     return rows
 
 
-def rarest(model, tokenizer, texts):
+def rarest(model, tokenizer, prompts, texts):
     """The words and rows for the eight least probable tokens of the story of T = 1.0."""
-    decoded = texts["hedgehog"]
-    story, noise = decoded.sampled[1.0], decoded.sampled[10.0]
+    story, noise = texts["hedgehog"][1.0], texts["hedgehog"][10.0]
     outside = 0
-    found = []  # of each token: its probability, its place, its rank
-    for place, logits in enumerate(logits_along(model, decoded.prompt, story.tokens)):
+    rows = []
+    for place, logits in enumerate(logits_along(model, prompts["hedgehog"], story.tokens)):
         token = story.tokens[place]
         probs = logits.softmax(dim=-1)
-        found.append((float(probs[token]), place, rank(token, probs)))
-        if not in_nucleus(probs)[token]:
-            outside += 1
+        outside += int(not in_nucleus(probs)[token])
+        row = {"place": place + 1, "token": shown(token, tokenizer), "p": float(probs[token])}
+        row |= {"rank": rank(token, probs), "T = 10.0 has there": ""}
+        if place < len(noise.tokens):
+            other = noise.tokens[place]
+            there = "the same" if other == token else shown(other, tokenizer)
+            row["T = 10.0 has there"] = there
+        rows.append(row)
     words = (
-        f"the least probable tokens of the story at T = 1.0. Of its {len(story.tokens)} tokens "
+        f"the least probable tokens of the story at T = 1.0. Of its {len(rows)} tokens "
         f"{outside} are outside of the nucleus of top_p = {TOP_P}; {same_places(story, noise)} "
         "stand in the same place in the story at T = 10.0. Both prompts' texts at T = 10.0 have "
-        f"{same_places(noise, texts['json'].sampled[10.0])} in common, place by place"
+        f"{same_places(noise, texts['json'][10.0])} in common, place by place"
     )
-    rows = []
-    for probability, place, token_rank in sorted(found)[:8]:
-        row = {"place": place + 1, "token": shown(story.tokens[place], tokenizer)}
-        row |= {"p": f"{probability:.0e}", "rank": token_rank}
-        row["T = 10.0 has there"] = same_or_shown(story.tokens[place], noise, place, tokenizer)
-        rows.append(row)
-    return words, rows
-
-
-def same_or_shown(token, text, place, tokenizer):
-    """What a text has at a place: "the same" as the token, another, or nothing."""
-    if place >= len(text.tokens):
-        return ""
-    return "the same" if text.tokens[place] == token else shown(text.tokens[place], tokenizer)
+    rows.sort(key=lambda row: row["p"])
+    return words, [row | {"p": f"{row['p']:.0e}"} for row in rows[:8]]
 
 
 def same_places(text, other):
@@ -241,24 +225,23 @@ def same_places(text, other):
     return f"{sum(token == other_token for token, other_token in pairs)} of {len(pairs)}"
 
 
-def removed_rows(model, tokenizer, texts):
+def removed_rows(model, tokenizer, prompts, texts):
     """A row for each text of task 4: where it parts from the one without the cut."""
     rows = []
-    for name, decoded in texts.items():
-        for (temperature, top_p), text in decoded.cut.items():
-            uncut = decoded.sampled[temperature]
-            row = {"setting": task4_nucleus.label(temperature, top_p), "prompt": name}
-            row |= {"like greedy": shared(text, decoded.greedy), "like uncut": shared(text, uncut)}
-            row |= {"removed": "", "drawn instead": "", "the paper's rule": ""}
-            if text.tokens != uncut.tokens:
-                place, probs = parting(model, decoded.prompt, uncut, text, temperature)
-                token = uncut.tokens[place]
-                row["removed"] = with_rank(token, probs, tokenizer)
-                row["drawn instead"] = with_probability(text.tokens[place], probs, tokenizer)
-                # The paper keeps the fewest tokens whose sum reaches top_p (eq. 2).
-                keeps = probs[probs > probs[token]].sum() < top_p
-                row["the paper's rule"] = "keeps it" if keeps else "removes it too"
-            rows.append(row)
+    for name, (temperature, top_p) in product(prompts, task4_nucleus.SETTINGS):
+        text, uncut = texts[name][temperature, top_p], texts[name][temperature]
+        row = {"setting": task4_nucleus.label(temperature, top_p), "prompt": name}
+        row |= {"like greedy": shared(text, texts[name][GREEDY]), "like uncut": shared(text, uncut)}
+        row |= {"removed": "", "drawn instead": "", "the paper's rule": ""}
+        if text.tokens != uncut.tokens:
+            place, probs = parting(model, prompts[name], uncut, text, temperature)
+            token = uncut.tokens[place]
+            row["removed"] = with_rank(token, probs, tokenizer)
+            row["drawn instead"] = with_probability(text.tokens[place], probs, tokenizer)
+            # The paper keeps the fewest tokens whose sum reaches top_p (eq. 2).
+            keeps = probs[probs > probs[token]].sum() < top_p
+            row["the paper's rule"] = "keeps it" if keeps else "removes it too"
+        rows.append(row)
     return rows
 
 
@@ -317,19 +300,19 @@ def one_in(score):
 def main():
     """Load, decode, compare, print, write."""
     args, model, tokenizer, report = common.start(__file__, __doc__.splitlines()[0], draws=True)
+    prompts = {name: tokenizer(text).input_ids for name, text in common.PROMPTS.items()}
     texts = {}
-    for name, input_text in PROMPTS.items():
-        prompt = tokenizer(input_text).input_ids
+    for name, prompt in prompts.items():
         texts[name] = decode(model, prompt, args.seed, args.max_new_tokens)
-    found = one_step(model, tokenizer, texts, args.seed)
+    everything = (model, tokenizer, prompts, texts)
+    found = one_step(*everything, args.seed)
     if found:
         report.add_block("one step", *found)
-    rows = like_greedy_rows(model, tokenizer, texts)
-    report.add_block("like greedy", "where texts part from greedy's", rows)
-    report.add_block("rarest", *rarest(model, tokenizer, texts))
-    rows = removed_rows(model, tokenizer, texts)
-    report.add_block("removed", "where texts with `top_p` part from those without", rows)
-    report.add_block("right answer", *right_answer(model, tokenizer, texts["json"].prompt))
+    report.add_block("like greedy", "where texts part from greedy's", like_greedy_rows(*everything))
+    report.add_block("rarest", *rarest(*everything))
+    words = "where texts with `top_p` part from those without"
+    report.add_block("removed", words, removed_rows(*everything))
+    report.add_block("right answer", *right_answer(model, tokenizer, prompts["json"]))
     report.write()
 
 

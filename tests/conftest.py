@@ -79,7 +79,7 @@ def the_same_for_everyone(monkeypatch):
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: None)
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.setenv("PYTHON_COLORS", "0")  # which goes before NO_COLOR
+    monkeypatch.setenv("PYTHON_COLORS", "0")  # Python looks at it before NO_COLOR
 
 
 @pytest.fixture(scope="session")

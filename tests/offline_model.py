@@ -93,7 +93,7 @@ def shown(path):
     """
     try:
         return os.path.relpath(path)
-    except ValueError:  # on another drive of Windows
+    except ValueError:  # Windows has no relative path to another drive
         return str(path)
 
 

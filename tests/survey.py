@@ -20,7 +20,7 @@ import task4_nucleus
 SEEDS = range(20)  # a text of each for every setting
 
 
-def different(texts):
+def count_different(texts):
     """How many different texts there are."""
     return len({tuple(text.tokens) for text in texts})
 
@@ -40,7 +40,7 @@ def story_counts(stories, greedy_story):
     like_greedy = statistics.median(in_common(story, greedy_story) for story in stories)
     length = statistics.median(len(story.tokens) for story in stories)
     return {
-        "different stories": different(stories),
+        "different stories": count_different(stories),
         "ended by EOS": sum(story.ended for story in stories),
         "repeats": sum(common.repeats(story) for story in stories),
         "like greedy": f"{like_greedy:g}",
@@ -53,7 +53,7 @@ def json_counts(answers, tokenizer):
     verdicts = [common.verdict(answer, tokenizer) for answer in answers]
     valid = [each for each in verdicts if not each.startswith(("not valid", "fenced"))]
     return {
-        "different JSONs": different(answers),
+        "different JSONs": count_different(answers),
         "valid": len(valid),
         "right": verdicts.count("right"),
     }

@@ -17,6 +17,8 @@ EOS = tiny_eos(LETTERS)
 def literal(model, num_beams, limit):
     """The assignment's steps 2 to 8, slow and without a cache.
 
+    Step 7 is read as the script reads it: EOS below rank num_beams is dropped.
+
     Returns the finished candidates (tokens, score), at the limit the unfinished ones if none has
     finished; and whether generate() must find the same. It need not if fewer than num_beams
     candidates were unfinished after some step (it looks further), nor if some have finished in the
@@ -143,7 +145,7 @@ def test_the_search_stops_when_num_beams_have_finished(monkeypatch):
 
 
 def test_at_the_limit_the_winner_is_a_finished_one(monkeypatch):
-    """However much better an unfinished one, a loop for example, is."""
+    """An unfinished one, a loop for example, may have a far better score."""
     table = {
         (): [0.5, 0.2, 0.0, 0.3],  # EOS: 0.3, rank 2
         (0,): [0.9, 0.1, 0.0, 0.0],

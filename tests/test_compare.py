@@ -8,7 +8,7 @@ import paste
 import pytest
 import torch
 import transformers
-from compare import percent
+from compare import GREEDY, percent
 from conftest import uncached
 from transformers import TopPLogitsWarper
 
@@ -23,14 +23,14 @@ each_seed = pytest.mark.parametrize(("model_seed", "seed"), SEEDS)
 
 @pytest.fixture
 def decoded(tiny, tiny_folder):
-    """A function of a model's seed and the draws' seed: its model, tokenizer and texts."""
+    """A function of a model's seed and the draws' seed: the arguments of a table."""
 
     def make(model_seed, seed):
         model = tiny(model_seed, scale=0.3)
         folder = tiny_folder(model_seed, scale=0.3)
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         texts = {name: compare.decode(model, PROMPTS[name], seed, 30) for name in PROMPTS}
-        return model, tokenizer, texts
+        return model, tokenizer, PROMPTS, texts
 
     return make
 
@@ -61,18 +61,19 @@ def is_shown(cell, token, probs, tokenizer, rank=True):
 
 @each_seed
 def test_one_step(decoded, model_seed, seed):
-    model, tokenizer, texts = decoded(model_seed, seed)
-    words, rows = compare.one_step(model, tokenizer, texts, seed)
+    everything = decoded(model_seed, seed)
+    model, tokenizer, prompts, texts = everything
+    words, rows = compare.one_step(*everything, seed)
     name = "json"
-    if texts[name].greedy.tokens == texts[name].sampled[1.0].tokens:
+    if texts[name][GREEDY].tokens == texts[name][1.0].tokens:
         name = "hedgehog"
-    greedy, sampled = texts[name].greedy, texts[name].sampled
+    greedy, sampled = texts[name][GREEDY], texts[name]
     place = common_beginning(greedy, sampled[1.0])
     before = greedy.tokens[:place]
     after = f"`{tokenizer.decode(before)}`" if before else "the prompt"
     assert words == f"{name}, place {place + 1}, after {after}"
 
-    logits = uncached(model, PROMPTS[name], before).double()
+    logits = uncached(model, prompts[name], before).double()
     probs = logits.softmax(-1)
     generator = torch.Generator().manual_seed(seed)
     for _ in range(place + 1):
@@ -111,12 +112,13 @@ def test_one_step(decoded, model_seed, seed):
 
 @each_seed
 def test_like_greedy(decoded, model_seed, seed):
-    model, tokenizer, texts = decoded(model_seed, seed)
-    rows = compare.like_greedy_rows(model, tokenizer, texts)
+    everything = decoded(model_seed, seed)
+    model, tokenizer, prompts, texts = everything
+    rows = compare.like_greedy_rows(*everything)
     for temperature, row in zip(TEMPERATURES, rows, strict=True):
         assert row.pop("T") == temperature
-        for name, prompt in PROMPTS.items():
-            text, greedy = texts[name].sampled[temperature], texts[name].greedy
+        for name, prompt in prompts.items():
+            text, greedy = texts[name][temperature], texts[name][GREEDY]
             columns = ("like greedy", "drawn", "instead of")
             like, drawn, instead = [row[f"{name}: {column}"] for column in columns]
             if text.tokens == greedy.tokens:
@@ -133,11 +135,12 @@ def test_like_greedy(decoded, model_seed, seed):
 @each_seed
 def test_rarest(decoded, model_seed, seed):
     """Some of these stories have less than eight tokens, some more than what stands beside them."""
-    model, tokenizer, texts = decoded(model_seed, seed)
-    words, rows = compare.rarest(model, tokenizer, texts)
-    story, noise = (texts["hedgehog"].sampled[t].tokens for t in (1.0, 10.0))
-    other = texts["json"].sampled[10.0].tokens
-    probs = [uncached(model, PROMPTS["hedgehog"], story[:n]).softmax(-1) for n in range(len(story))]
+    everything = decoded(model_seed, seed)
+    model, tokenizer, prompts, texts = everything
+    words, rows = compare.rarest(*everything)
+    story, noise = texts["hedgehog"][1.0].tokens, texts["hedgehog"][10.0].tokens
+    other = texts["json"][10.0].tokens
+    probs = [uncached(model, prompts["hedgehog"], story[:n]).softmax(-1) for n in range(len(story))]
     outside = sum(token not in kept(row) for token, row in zip(story, probs, strict=True))
     shared = sum(map(int.__eq__, story, noise))
     both = sum(map(int.__eq__, noise, other))
@@ -157,20 +160,21 @@ def test_rarest(decoded, model_seed, seed):
 
 @each_seed
 def test_removed(decoded, model_seed, seed):
-    model, tokenizer, texts = decoded(model_seed, seed)
-    rows = compare.removed_rows(model, tokenizer, texts)
-    wanted = [(name, *setting) for name in PROMPTS for setting in SETTINGS]
+    everything = decoded(model_seed, seed)
+    model, tokenizer, prompts, texts = everything
+    rows = compare.removed_rows(*everything)
+    wanted = [(name, *setting) for name in prompts for setting in SETTINGS]
     for (name, temperature, top_p), row in zip(wanted, rows, strict=True):
         assert (row["prompt"], row["setting"]) == (name, label(temperature, top_p))
-        text, uncut = texts[name].cut[temperature, top_p], texts[name].sampled[temperature]
-        for column, other in {"like greedy": texts[name].greedy, "like uncut": uncut}.items():
+        text, uncut = texts[name][temperature, top_p], texts[name][temperature]
+        for column, other in {"like greedy": texts[name][GREEDY], "like uncut": uncut}.items():
             everything = "all " if text.tokens == other.tokens else ""
             assert row[column] == f"{everything}{common_beginning(text, other)}"
         if text.tokens == uncut.tokens:
             assert list(row.values())[-3:] == ["", "", ""]
         else:
             place = common_beginning(text, uncut)
-            logits = uncached(model, PROMPTS[name], text.tokens[:place]) / temperature
+            logits = uncached(model, prompts[name], text.tokens[:place]) / temperature
             probs = logits.softmax(-1)
             token = uncut.tokens[place]
             assert is_shown(row["removed"], token, probs, tokenizer)
@@ -179,11 +183,10 @@ def test_removed(decoded, model_seed, seed):
             assert row["the paper's rule"] == ("keeps it" if keeps else "removes it too")
 
 
-def test_texts_that_do_not_part(decoded):
-    model, tokenizer, texts = decoded(0, 0)
-    for each in texts.values():
-        each.sampled = dict.fromkeys(TEMPERATURES, each.greedy)
-    assert compare.one_step(model, tokenizer, texts, 0) is None
+def test_there_is_no_step_where_texts_do_not_part(decoded):
+    model, tokenizer, prompts, texts = decoded(0, 0)
+    the_same = {name: dict.fromkeys((GREEDY, 1.0), texts[name][GREEDY]) for name in prompts}
+    assert compare.one_step(model, tokenizer, prompts, the_same, 0) is None
 
 
 def test_the_right_answer(tiny, tiny_folder):

@@ -86,7 +86,7 @@ def test_a_text_that_was_left_out_or_got_no_token_is_refused(tiny):
     "task", [greedy, lambda model, prompt, limit: beam_search(model, prompt, 2, limit)]
 )
 def test_a_model_that_gives_nan_is_refused(tiny, task):
-    """As a fault of MPS does in the middle of a text: argmax and topk would go on with token 0."""
+    """A fault of MPS did so in the middle of a text: argmax and topk would go on with token 0."""
     model = tiny(scale=0.3)
     steps = []
 
@@ -103,7 +103,7 @@ def test_a_model_that_gives_nan_is_refused(tiny, task):
 
 
 def test_logits_are_an_ordinary_tensor_without_a_graph(tiny):
-    """Though the weights ask for gradients. Nor has what the cache keeps one."""
+    """The weights ask for gradients all the same. What the cache keeps has no graph either."""
     model = tiny(scale=0.3)
     assert all(weight.requires_grad for weight in model.parameters())
     context = Context(model, ABC)

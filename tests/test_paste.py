@@ -172,7 +172,7 @@ def test_a_hidden_list_stays_as_it_is_and_one_below_it_is_a_list_again(page):
     assert paste.paste(written, another) == written
     again = paste.paste(written, third)
     assert "- new" in again and "- new" not in shown(again)
-    assert "true of greedy's" not in again  # of its two comments one is left, with what was seen
+    assert "true of greedy's" not in again  # one comment is left, with what was seen last
     assert again.count(f"<!-- observed {GREEDY} -->\n<!-- To be written anew") == 1
 
 
@@ -187,7 +187,7 @@ def test_nothing_in_a_list_ends_its_comment_early(page, end):
 
 
 def test_a_page_that_an_editor_has_formatted_on_saving_shows_the_same(page):
-    """As Prettier does: columns of one width, other emphasis, longer rules."""
+    """Prettier makes columns of one width, longer rules, and other emphasis."""
     formatted = page.replace("| --- | --- |\n| 1 |", "| ---- | --------- |\n|  1   |")
     formatted = formatted.replace("**-0.5**", "__-0.5__").replace("\n| one |", "\n|  one  |")
     assert formatted != page
@@ -238,7 +238,7 @@ def project(tmp_path, monkeypatch, page):
 
 
 def test_a_users_own_run(project, capsys):
-    """In a checkout with CRLF."""
+    """The checkout has CRLF."""
     (project / "outputs" / GREEDY).write_text(output("one", "ёжик"), encoding="utf-8")
     (project / "outputs" / "survey.md").unlink()
     for path in (project / "README.md", *(project / "outputs").iterdir()):

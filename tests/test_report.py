@@ -73,7 +73,7 @@ def test_what_is_valid_and_what_is_right(answer, verdict):
         ([1] * 41, True),  # the two places overlap
         ([*range(40), 50, *range(40)], True),
         ([*range(39), 50, *range(39)], False),
-        ([7, *range(40), 50, *range(40), 60, 61], True),  # and then goes on
+        ([7, *range(40), 50, *range(40), 60, 61], True),  # the text goes on after it
     ],
 )
 def test_what_repeats_itself(tokens, repeats):
@@ -192,7 +192,7 @@ def test_wild_texts(wild):
 def test_a_console_that_lacks_characters_and_a_notebooks_output(monkeypatch, tiny_folder):
     monkeypatch.setattr(sys, "argv", ["script.py", "--model", tiny_folder()])
     console = io.TextIOWrapper(io.BytesIO(), encoding="cp1251", newline="\n")
-    notebook = io.StringIO()  # which has no `reconfigure` either
+    notebook = io.StringIO()  # it has no `reconfigure` either
     for stdout in (console, notebook):
         monkeypatch.setattr(sys, "stdout", stdout)
         _args, _model, _tokenizer, made = common.start(common.__file__, "description")

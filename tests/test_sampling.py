@@ -109,7 +109,7 @@ def test_each_step_draws_anew():
 
 
 def test_the_tail_is_drawn_as_often_as_it_should():
-    """With exponentials in float32 tokens of 2.9e-8 would come up far less often."""
+    """Tokens of 2.9e-8 would come up far less often with exponentials in float32."""
     probs = torch.full((1, 200_001), 2.9e-8)
     probs[0, 0] = 1 - 200_000 * 2.9e-8
     texts = [Text(generator=seeded(0))]
@@ -118,7 +118,7 @@ def test_the_tail_is_drawn_as_often_as_it_should():
 
 
 def test_the_three_tasks_give_a_seed_the_same_text(tiny):
-    """So that what is tested of task 3 at 1.0 holds of task 2, too."""
+    """What is tested of task 3 at 1.0 holds of task 2, too."""
     for model_seed in range(6):
         model = tiny(model_seed, scale=0.3)
         by_task = [
@@ -139,7 +139,7 @@ def test_the_three_tasks_give_a_seed_the_same_text(tiny):
     ],
 )
 def test_a_text_is_the_same_alone_and_among_others(tiny, sample, settings):
-    """Though others, of its seed and of other seeds, end before it."""
+    """Others, of its seed and of other seeds, end before it."""
     model = tiny(1, scale=0.3)
     together = sample(model, ABC, settings, range(4), 40)
     each = [(setting, seed) for seed in range(4) for setting in settings]
@@ -205,7 +205,7 @@ def test_nucleus(probs, top_p):
 @settings(deadline=None, max_examples=150)
 @given(distributions(), st.floats(0.01, 0.99), st.integers(0, 2**31))
 def test_where_the_token_drawn_is_in_the_nucleus_the_nucleus_draws_it(probs, top_p, seed):
-    """With the same random numbers: dividing by the sum does not change which token is first."""
+    """Dividing by the sum does not change which token is first in the race."""
     cut = nucleus(probs, top_p)
 
     def drawn(rows):
@@ -225,9 +225,9 @@ def drawn_with_the_same_numbers(probs, seed):
 @settings(deadline=None, max_examples=150)
 @given(SIZES, st.sampled_from([1, 10]), st.integers(0, 2**31))
 def test_greedys_token_stays_drawn_as_chance_has_less_weight(size, scale, seed):
-    """At every lower temperature, and with every smaller top_p: texts become more like greedy's.
+    """It is drawn at every lower temperature and with every smaller top_p.
 
-    Where there are no ties: there topk and sort may choose otherwise, and nuclei are not nested.
+    Distributions have no ties: topk and sort may choose otherwise there, and nuclei not nest.
     """
     logits = torch.randn(size, dtype=torch.float64, generator=seeded(seed)) * scale
     temperatures = torch.tensor([[0.01], [0.1], [0.3], [0.5], [0.8], [1.0], [1.5], [3.0], [10.0]])
@@ -244,13 +244,13 @@ def test_greedys_token_stays_drawn_as_chance_has_less_weight(size, scale, seed):
 @example(torch.tensor([[0.6, 0.4000002] + [1e-12] * 2000]))
 @given(distributions())
 def test_top_p_of_1_keeps_everything(probs):
-    """As a number, and as one row's among others. A float32 sum may pass 1 before its end."""
+    """It may be a number, or one row's among others. A float32 sum may pass 1 before its end."""
     torch.testing.assert_close(nucleus(probs, 1.0), probs)
     assert torch.equal(nucleus(probs, 1.0) > 0, probs > 0)
     top_p = torch.full((len(probs), 1), 0.5)
     top_p[-1] = 1.0
     torch.testing.assert_close(nucleus(probs, top_p)[-1], probs[-1])
-    others = nucleus(probs, top_p)[:-1].sort().values  # of equal ones, others may be kept
+    others = nucleus(probs, top_p)[:-1].sort().values  # other ones of equal tokens may be kept
     torch.testing.assert_close(others, nucleus(probs[:-1], 0.5).sort().values)
 
 

@@ -38,7 +38,7 @@ def run_here(tmp_path, monkeypatch, capsys):
 
 @pytest.fixture
 def folder(tiny_folder):
-    """Of a tiny model whose texts differ between settings, but for two of task 5's stories."""
+    """A tiny model's folder. Its texts differ between settings, but for two of task 5's stories."""
     return tiny_folder(12, scale=0.2, letters=None)
 
 
@@ -58,7 +58,7 @@ def test_script(run_here, folder, script, monkeypatch):
             prompts.append(tuple(prompt))
             super().__init__(model, prompt)
 
-    monkeypatch.setattr(common, "Context", WatchedContext)  # which the script, run afresh, imports
+    monkeypatch.setattr(common, "Context", WatchedContext)  # the script, run afresh, imports it
     done = run_here(script, "--model", folder, "--max-new-tokens", "12")
     assert done.written == done.stdout
     assert shown_texts(done.stdout) == TEXT_COUNTS[script]
@@ -87,14 +87,16 @@ def test_cold_settings_show_greedys_texts(run_here, folder):
 
 @pytest.mark.parametrize("script", sorted(DRAWING))
 def test_draws_depend_on_the_seed_alone(run_here, folder, script, monkeypatch):
-    """Not on the other prompt, which may come first."""
+    """The other prompt, which may come first, has no influence."""
 
     def texts(seed):
         options = ["--model", folder, "--max-new-tokens", "40", "--seed", seed]
         return texts_of(run_here(script, *options).stdout)
 
     first = texts("5")
-    assert list(texts("6").values()) != list(first.values())  # whose labels may have the seed
+    assert list(texts("6").values()) != list(
+        first.values()
+    )  # not the labels, which may name the seed
     monkeypatch.setattr(common, "PROMPTS", dict(reversed(common.PROMPTS.items())))
     assert texts("5") == first
 
