@@ -26,7 +26,7 @@ class Text:
 
     setting: object = None  # what it is decoded with: a temperature, for example
     tokens: list = field(default_factory=list)  # generated ids; EOS, if it came, is the last
-    generator: torch.Generator | None = None  # its source of random numbers; None: none are drawn
+    generator: torch.Generator | None = None  # its random numbers; None where nothing is drawn
     score: float = 0.0  # task 5 keeps the sum of the tokens' log-probabilities here
     cache_row: int = 0  # the row of the KV cache that holds it
 
@@ -36,7 +36,7 @@ class Text:
         return bool(self.tokens) and self.tokens[-1] == EOS
 
     def extended(self, token, logprob):
-        """A new text: this one and one more token. It goes on from the same row of the cache."""
+        """A new text: this one, one more token, whose logprob is added to the score."""
         return replace(self, tokens=[*self.tokens, token], score=self.score + logprob)
 
 
@@ -63,20 +63,18 @@ def step(context, texts):
 
     `texts`, at least one, are those that go on. The cache gets one row for each, in their order: a
     text that is left out loses its row, and texts that were `extended` from the same one get a copy
-    of its row each. cache_row is set anew. All are equally long: nothing is padded, or masked.
+    of its row each. cache_row is set anew. All texts are equally long: there is no padding and no
+    attention mask.
 
     ValueError for a text with fewer or more tokens than steps taken, and where the model gives NaN.
     """
     if any(len(text.tokens) != context.steps for text in texts):
-        raise ValueError(
-            f"after {context.steps} steps each text must have exactly {context.steps} tokens: one "
-            "was left out of a step, or did not get exactly one token after it"
-        )
+        raise ValueError(f"each text must have {context.steps} tokens, one for each step so far")
     context.steps += 1
 
     device = context.model.device
     rows = [text.cache_row for text in texts]
-    if rows != list(range(context.row_count)):  # a row goes, or is copied, or moves
+    if rows != list(range(context.row_count)):  # a row is dropped, copied or moved
         context.cache.batch_select_indices(torch.tensor(rows, device=device))
         context.row_count = len(rows)
     for row, text in enumerate(texts):
@@ -89,7 +87,7 @@ def step(context, texts):
         output = context.model(input_ids=input_ids, past_key_values=context.cache)
     # The clone is an ordinary tensor: one made in inference_mode could not be changed in place.
     logits = output.logits[:, -1].clone()  # the model gives (texts, 1, vocabulary)
-    if logits.isnan().any():  # argmax and topk would go on with any token, and say nothing
+    if logits.isnan().any():  # argmax and topk accept NaN, and would give some token
         raise ValueError(f"the model gave NaN as logits, on {device}")
     return logits
 
@@ -109,15 +107,12 @@ def draw(probs, texts):
     rounding. ValueError if a probability is NaN.
     """
     if probs.isnan().any():
-        raise ValueError(
-            "probabilities are NaN: a temperature may be so small that float32 has no number for "
-            "logits / temperature"
-        )
+        raise ValueError("probabilities are NaN: a temperature may be too small for float32")
     # A race: token i arrives at E_i / p_i, where E_i is exponential, and is first with probability
     # p_i. In logarithms this is the Gumbel-max trick. torch.multinomial(…, num_samples=1) does the
     # same with new E for each row: five texts of a seed would need five equal generators, and take
     # about five times as long.
-    exponentials = {}  # a generator: the E of the whole vocabulary
+    exponentials = {}  # {generator: the E of the whole vocabulary}
     for generator in {text.generator for text in texts}:
         exponentials[generator] = exponential_numbers(probs.shape[-1], generator)
     rows = zip(probs.cpu(), texts, strict=True)
@@ -127,7 +122,8 @@ def draw(probs, texts):
 
 def exponential_numbers(count, generator):
     """The next random numbers of a generator, exponential with mean 1, float64 (count,)."""
-    # In float32 `rand` gives no number below 6e-8, and rare tokens would win far too seldom.
+    # In float32 the numbers just below 1 are too sparse: no E would lie between 0 and 6e-8, and rare
+    # tokens would win far too seldom.
     return -torch.rand(count, dtype=torch.float64, generator=generator).log()
 
 
@@ -170,8 +166,8 @@ def read_here_or_from_hub(name):
     """Read the checkpoint from this machine, else from the Hub: a second run needs no network."""
     if Path(name).is_dir():  # a second attempt would read the same files
         return read_checkpoint(name, local_files_only=True)
-    # By these errors the libraries say that something is missing here. The second attempt stands
-    # outside of an `except` block, where its error would carry the first one along as its context.
+    # By these errors the libraries say that something is missing here. The second attempt is made
+    # after the block: inside an `except`, its error would have the first one as its context.
     with contextlib.suppress(OSError, ValueError):
         return read_checkpoint(name, local_files_only=True)
     return read_checkpoint(name, local_files_only=False)
@@ -185,7 +181,7 @@ def read_checkpoint(name, local_files_only):
     if loading["missing_keys"]:  # from_pretrained fills them at random
         raise ValueError(f"weights are missing: {sorted(loading['missing_keys'])}")
     tokenizer = transformers.AutoTokenizer.from_pretrained(name, local_files_only=local_files_only)
-    if tokenizer("<|im_end|>").input_ids != [EOS]:  # if a file is missing, they are letters
+    if tokenizer("<|im_end|>").input_ids != [EOS]:  # one that lacks a file reads letters
         raise ValueError(f"the tokenizer does not read <|im_end|> as the one token {EOS}")
     return model.eval(), tokenizer
 
@@ -211,12 +207,12 @@ class PackedLinear(torch.nn.Module):
 
 
 def pack_linear_layers(model):
-    """Halve the bytes that a step reads: replace linear layers with 16-bit weights by packed ones.
+    """Pack all linear layers that have 16-bit weights: a step then reads half the bytes.
 
     On a CPU reading the weights is a large part of what a step costs. float16 holds bfloat16
     weights exactly from 2**-17 (0.000008) up to 65504; smaller ones move by at most 2**-25, larger
-    ones become 65504. Where torch has no FBGEMM (it needs an x86 processor), whose operators these
-    are, any model keeps its plain layers.
+    ones become 65504. Packed layers need FBGEMM, which torch has on x86 processors alone; elsewhere
+    all layers stay plain.
     """
     if torch.backends.quantized.engine not in ("x86", "fbgemm"):
         return
@@ -225,8 +221,8 @@ def pack_linear_layers(model):
         # A subclass is not packed: it has a `forward` of its own.
         if type(module) is torch.nn.Linear and module.weight.dtype.itemsize == 2:
             layers[name] = module
-    # Packing a layer uses one core, so four are packed at once. No more: each of these threads
-    # brings as many others as torch uses, and a system may limit their number.
+    # Packing a layer uses one core, so four are packed at once. No more: each thread starts as many
+    # of its own as torch uses, and a system may limit their number.
     with ThreadPoolExecutor(max_workers=4) as threads:
         packed_layers = threads.map(PackedLinear, layers.values())
         for name, packed in zip(layers, packed_layers, strict=True):
@@ -270,9 +266,9 @@ def start(script, description, draws=False):
     args = parser.parse_args()
     if args.max_new_tokens < 1:
         parser.error("--max-new-tokens must be at least 1")
-    if draws and not 0 <= args.seed < 2**31:  # torch uses 32 bits of a seed, and task 2 adds 2
+    if draws and not 0 <= args.seed < 2**31:  # seeds wrap at 2**32, and task 2 adds 2
         parser.error("--seed must be from 0 to 2**31 - 1")
-    # Should the Hub not answer, one knows what is waited for.
+    # If the Hub does not answer, this says what is waited for.
     print(f"Loading {args.model}, device {args.device}.", file=sys.stderr)
     try:
         model, tokenizer = load(args.model, args.device)
@@ -324,9 +320,9 @@ class Report:
     def add_texts(self, name, texts):
         """Add the texts of a prompt, and their column of the table at the end.
 
-        name: the prompt's, as in PROMPTS. texts: {label of a setting: its text}.
+        name: a key of PROMPTS. texts: {label of a setting: its text}.
         """
-        first_labels = {}  # a text's tokens: the label under which it is shown
+        first_labels = {}  # {a text's tokens: the label under which they are shown}
         for label, text in texts.items():
             text_facts = facts(name, text, self.tokenizer)
             first_label = first_labels.setdefault(tuple(text.tokens), label)
@@ -388,9 +384,9 @@ def without_eos(text):
 def verdict(text, tokenizer):
     """What a text is as an answer to the JSON prompt.
 
-    "right", "wrong sum and currency" (the keys whose values are wrong; "wrong" if only another key
-    is) or "not valid". If the whole text is a Markdown fence, what is in it is judged: "fenced,
-    right".
+    "right", "wrong sum and currency" (the keys with wrong values; plain "wrong" if the answer only
+    has a key too many) or "not valid". A text that is one Markdown fence is judged by its inside:
+    "fenced, right".
     """
     answer = tokenizer.decode(without_eos(text))
     fence = MARKDOWN_FENCE.fullmatch(answer)
@@ -407,17 +403,17 @@ def verdict(text, tokenizer):
 
 
 def repeats(text):
-    """Whether a run of REPEATED_TOKENS tokens occurs in it twice; the two places may overlap."""
+    """Whether a run of REPEATED_TOKENS tokens occurs in the text twice; the places may overlap."""
     starts = range(len(text.tokens) - REPEATED_TOKENS + 1)
     runs = [tuple(text.tokens[start : start + REPEATED_TOKENS]) for start in starts]
     return len(set(runs)) < len(runs)
 
 
 def excerpt(text, tokenizer):
-    """A text as code on one line: up to 80 characters of it, or its beginning … and its end."""
+    """A text as code on one line: whole up to 80 characters, else its beginning … its end."""
     line = " ".join(visible(tokenizer.decode(without_eos(text))).split())
     if len(line) > 80:
-        # It keeps 30 characters of its beginning and 27 of its end, less the word at each cut.
+        # 30 characters and 27, without the word that each cut may split
         begin = line[:30].rpartition(" ")[0] or line[:30]
         end = line[-27:].partition(" ")[2] or line[-27:]
         line = f"{begin} … {end}"
@@ -458,7 +454,7 @@ def visible(string):
 
 def code(line):
     """A line as Markdown code."""
-    if line.startswith("`") or line.endswith("`"):
+    if "`" in (line[:1], line[-1:]) or line[:1] == line[-1:] == " ":
         line = f" {line} "  # Markdown takes these blanks away
     fence = backticks("`", line)
     return f"{fence}{line}{fence}"

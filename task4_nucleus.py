@@ -17,8 +17,8 @@ def nucleus(probs, top_p):
     """Cut each distribution to its nucleus and renormalise it (Holtzman et al. 2020, eq. 3).
 
     probs: float (rows, vocabulary), each row summing to 1. top_p: a number, or a tensor (rows, 1);
-    1 keeps everything. Returns a tensor like `probs`. Which of exactly equal tokens at the cut are
-    kept may change where another row needs the full sort.
+    1 keeps everything. Returns a tensor like `probs`. Which of equally probable tokens at the cut
+    stay may depend on the other rows: topk and sort order them differently.
     """
     # The comments follow one row: 0.10, 0.50, 0.25, 0.15 with top_p = 0.85.
     ranked, tokens = ranked_by_probability(probs, top_p)  # 0.50 0.25 0.15 0.10, tokens 1 2 3 0
@@ -37,7 +37,7 @@ def ranked_by_probability(probs, top_p):
     do not suffice: sorting all takes over ten times as long. The arguments are those of `nucleus`.
     """
     ranked, tokens = probs.topk(min(RANKED_AT_FIRST, probs.shape[-1]))
-    cumulative = ranked.cumsum(dim=-1).clamp(max=1)  # `nucleus` does the same
+    cumulative = ranked.cumsum(dim=-1).clamp(max=1)  # the same sums as in `nucleus`
     if (cumulative[:, -1:] <= top_p).any():  # the nucleus may go on beyond these
         ranked, tokens = probs.sort(dim=-1, descending=True)
     return ranked, tokens

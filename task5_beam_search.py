@@ -59,7 +59,7 @@ def best(candidates, length_penalty):
 
 
 def row_of(name, num_beams, text, best_by_penalty, tokenizer):
-    """A candidate's row: its facts, its scores, each in bold where it is the best, an excerpt."""
+    """A candidate's row. Under each penalty the score that wins is bold."""
     row = {"num_beams": num_beams, "candidate": common.facts(name, text, tokenizer)}
     row["score"] = f"{text.score:.2f}"
     for penalty, winner in best_by_penalty.items():
@@ -83,9 +83,9 @@ def add_candidates(report, name, searches, tokenizer):
         for text in sorted(candidates, key=lambda candidate: candidate.score, reverse=True):
             row = row_of(name, num_beams, text, best_by_penalty, tokenizer)
             everyone.append(row)
-            if text in best_by_penalty.values():
+            if any(text is winner for winner in best_by_penalty.values()):
                 winners.append(row)
-    words = f"n is the number of tokens, bold the highest of a search; {'; '.join(endings)}"
+    words = f"n is the number of tokens; bold: each search's highest; {'; '.join(endings)}"
     report.add_block(f"{name}, winners", words, winners)
     report.add_block(f"{name}, all candidates", words, everyone)
 

@@ -21,7 +21,8 @@ OUTPUTS = {name: (ROOT / "outputs" / name).read_text(encoding="utf-8") for name 
 # The page without what is pasted, then also without lists of observations, then without folds.
 WITHOUT_OUTPUTS = re.sub(r"<!-- begin (.+?) -->.*?<!-- end \1 -->", "", README, flags=re.DOTALL)
 PROSE = paste.OBSERVED.sub("", WITHOUT_OUTPUTS)
-UNFOLDED = re.sub(r"<details>.*?</details>", "", PROSE, flags=re.DOTALL)
+FOLD = re.compile(r"<details>.*?</details>", re.DOTALL)
+UNFOLDED = FOLD.sub("", PROSE)
 
 QUESTIONS = {  # the assignment's own words
     2: [
@@ -60,9 +61,8 @@ def test_every_text_that_the_assignment_asks_for_is_there_at_full_length():
     for output in OUTPUTS.values():
         first, _, _ = output.partition("\n")
         assert first.startswith("Model `") and "at most 1000 tokens a text" in first
-    assert (
-        sum("; seed 0;" in output for output in OUTPUTS.values()) == 4
-    )  # tasks 2 to 4, compare.md
+    seeded = [name for name, output in OUTPUTS.items() if "; seed 0;" in output]
+    assert seeded == [*paste.TASKS[1:4], paste.COMPARE]
     assert paste.of_one_run(OUTPUTS) == OUTPUTS
     assert OUTPUTS[paste.SURVEY].count("\n| temperature=") == 9
     assert "\n20 texts per setting and prompt, " in OUTPUTS[paste.SURVEY]
@@ -92,9 +92,7 @@ def test_no_list_is_hidden_and_both_languages_have_the_same():
 
 
 def test_every_block_that_is_computed_stands_open():
-    marks = re.findall(
-        "<!-- begin (.+) -->", re.sub("<details>.*?</details>", "", README, flags=re.DOTALL)
-    )
+    marks = re.findall("<!-- begin (.+) -->", FOLD.sub("", README))
     beams = paste.TASKS[-1]
     assert {f"{paste.COMPARE} {title}" for title in paste.COMPARE_TITLES} <= set(marks)
     assert {f"{beams} hedgehog, winners", f"{beams} json, winners"} <= set(marks)

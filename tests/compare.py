@@ -1,9 +1,9 @@
-"""Compute what only the same random numbers show, and how probable the right answer is.
+"""Compare the texts of tasks 1, 3 and 4, and say how probable the right answer is.
 
     python tests/compare.py
 
-Decodes the texts of tasks 1, 3 and 4 anew, which takes some minutes on two CPU cores. Prints
-Markdown, and writes it to outputs/compare.md. Places are counted from 1 in it, and from 0 here.
+Decodes them anew, which takes some minutes on two CPU cores. Prints Markdown, and writes it to
+outputs/compare.md. Places are counted from 1 in it, and from 0 here.
 """
 
 import json
@@ -48,7 +48,7 @@ def logits_after(model, prompt, tokens):
 
 
 def logits_along(model, prompt, tokens):
-    """Give the model a text token by token; yield what it expects at each place: (vocabulary,)."""
+    """Read a text token by token; yield the logits of each of its tokens, (vocabulary,)."""
     text = Text()
     context = Context(model, prompt)
     for place in common.progress(len(tokens)):
@@ -62,7 +62,7 @@ def in_nucleus(probs):
 
 
 def rank(token, probs):
-    """One more than there are more probable tokens."""
+    """The token's rank; 1 is the most probable."""
     return int((probs > probs[token]).sum()) + 1
 
 
@@ -78,7 +78,7 @@ def shown(token, tokenizer):
 
 
 def percent(probability):
-    """Two digits, three above 99 %."""
+    """A probability in per cent: two digits, three above 99 %."""
     number = 100 * float(probability)
     if number < 0.01:
         return "< 0.01 %"
@@ -99,7 +99,7 @@ def with_rank(token, probs, tokenizer):
 
 
 def one_step(model, tokenizer, prompts, texts, seed):
-    """The words and rows for the first place where T = 1.0 parts from greedy's; None: nowhere."""
+    """Words and rows for the first place where the text of T = 1.0 parts from greedy's, or None."""
     for name in ("json", "hedgehog"):
         text, greedy = texts[name][1.0], texts[name][GREEDY]
         if text.tokens != greedy.tokens:
@@ -116,7 +116,7 @@ def g_of_step(place, size, seed):
     """g = -ln E of the step that draws the token at `place`, float64 (size,)."""
     generator = torch.Generator().manual_seed(seed)
     for _ in range(place):
-        exponential_numbers(size, generator)  # those of the steps before
+        exponential_numbers(size, generator)  # the steps before used these
     return -exponential_numbers(size, generator).log()
 
 
@@ -142,9 +142,13 @@ def one_step_rows(logits, g, tokenizer):
     tokens = {*best, *winners.values(), inside_winner}
     rows = []
     for token in sorted(tokens, key=lambda token: -probs[token]):
-        row = {"token": shown(token, tokenizer), "p": percent(probs[token])}
-        row["nucleus"] = "in" if inside[token] else "out"
-        row |= {"z": f"{z[token]:z.2f}", "g": f"{g[token]:z.2f}"}  # :z shows no -0.00
+        row = {
+            "token": shown(token, tokenizer),
+            "p": percent(probs[token]),
+            "nucleus": "in" if inside[token] else "out",
+            "z": f"{z[token]:z.2f}",  # this format has no -0.00
+            "g": f"{g[token]:z.2f}",
+        }
         for temperature, values in sums.items():
             digits = f"{values[token]:z.2f}"
             row[f"T = {temperature}"] = f"**{digits}**" if token == winners[temperature] else digits
@@ -187,40 +191,50 @@ def like_greedy_rows(model, tokenizer, prompts, texts):
                 place, probs = parting(model, prompt, text, greedy, temperature)
                 drawn = with_rank(text.tokens[place], probs, tokenizer)
                 instead = with_probability(greedy.tokens[place], probs, tokenizer)
-            row |= {f"{name}: like greedy": shared(text, greedy), f"{name}: drawn": drawn}
+            row[f"{name}: like greedy"] = shared(text, greedy)
+            row[f"{name}: drawn"] = drawn
             row[f"{name}: instead of"] = instead
         rows.append(row)
     return rows
 
 
 def rarest(model, tokenizer, prompts, texts):
-    """The words and rows for the eight least probable tokens of the story of T = 1.0."""
+    """Words and rows for the eight least probable tokens of the story of T = 1.0."""
     story, noise = texts["hedgehog"][1.0], texts["hedgehog"][10.0]
     outside = 0
-    rows = []
+    found = []  # (probability, place, rank) of each token
     for place, logits in enumerate(logits_along(model, prompts["hedgehog"], story.tokens)):
         token = story.tokens[place]
         probs = logits.softmax(dim=-1)
+        found.append((float(probs[token]), place, rank(token, probs)))
         outside += int(not in_nucleus(probs)[token])
-        row = {"place": place + 1, "token": shown(token, tokenizer), "p": float(probs[token])}
-        row |= {"rank": rank(token, probs), "T = 10.0 has there": ""}
-        if place < len(noise.tokens):
-            other = noise.tokens[place]
-            there = "the same" if other == token else shown(other, tokenizer)
-            row["T = 10.0 has there"] = there
-        rows.append(row)
     words = (
-        f"the least probable tokens of the story at T = 1.0. Of its {len(rows)} tokens "
-        f"{outside} are outside of the nucleus of top_p = {TOP_P}; {same_places(story, noise)} "
-        "stand in the same place in the story at T = 10.0. Both prompts' texts at T = 10.0 have "
-        f"{same_places(noise, texts['json'][10.0])} in common, place by place"
+        f"the least probable tokens of the story at T = 1.0. Of its {len(found)} tokens {outside} "
+        f"are outside the nucleus of top_p = {TOP_P}; {same_places(story, noise)} stand in the "
+        "same place in the story at T = 10.0. The two prompts' texts at T = 10.0 share "
+        f"{same_places(noise, texts['json'][10.0])} places"
     )
-    rows.sort(key=lambda row: row["p"])
-    return words, [row | {"p": f"{row['p']:.0e}"} for row in rows[:8]]
+    return words, [rarest_row(*each, story, noise, tokenizer) for each in sorted(found)[:8]]
+
+
+def rarest_row(probability, place, token_rank, story, noise, tokenizer):
+    """A token of the story, and what the story of T = 10.0 has in its place."""
+    token = story.tokens[place]
+    there = ""
+    if place < len(noise.tokens):
+        other = noise.tokens[place]
+        there = "the same" if other == token else shown(other, tokenizer)
+    return {
+        "place": place + 1,
+        "token": shown(token, tokenizer),
+        "p": f"{probability:.0e}",
+        "rank": token_rank,
+        "T = 10.0 has there": there,
+    }
 
 
 def same_places(text, other):
-    """How many tokens two texts share, place by place, of the shorter one's: "8 of 250"."""
+    """How many places of the shorter text hold the same token in both: "8 of 250"."""
     pairs = list(zip(text.tokens, other.tokens, strict=False))
     return f"{sum(token == other_token for token, other_token in pairs)} of {len(pairs)}"
 
@@ -230,31 +244,39 @@ def removed_rows(model, tokenizer, prompts, texts):
     rows = []
     for name, (temperature, top_p) in product(prompts, task4_nucleus.SETTINGS):
         text, uncut = texts[name][temperature, top_p], texts[name][temperature]
-        row = {"setting": task4_nucleus.label(temperature, top_p), "prompt": name}
-        row |= {"like greedy": shared(text, texts[name][GREEDY]), "like uncut": shared(text, uncut)}
-        row |= {"removed": "", "drawn instead": "", "the paper's rule": ""}
+        removed = drawn = rule = ""
         if text.tokens != uncut.tokens:
             place, probs = parting(model, prompts[name], uncut, text, temperature)
             token = uncut.tokens[place]
-            row["removed"] = with_rank(token, probs, tokenizer)
-            row["drawn instead"] = with_probability(text.tokens[place], probs, tokenizer)
+            removed = with_rank(token, probs, tokenizer)
+            drawn = with_probability(text.tokens[place], probs, tokenizer)
             # The paper keeps the fewest tokens whose sum reaches top_p (eq. 2).
             keeps = probs[probs > probs[token]].sum() < top_p
-            row["the paper's rule"] = "keeps it" if keeps else "removes it too"
-        rows.append(row)
+            rule = "keeps it" if keeps else "removes it too"
+        rows.append(
+            {
+                "setting": task4_nucleus.label(temperature, top_p),
+                "prompt": name,
+                "like greedy": shared(text, texts[name][GREEDY]),
+                "like uncut": shared(text, uncut),
+                "removed": removed,
+                "drawn instead": drawn,
+                "the paper's rule": rule,
+            }
+        )
     return rows
 
 
 def right_answer(model, tokenizer, prompt):
-    """The words and rows for the right answer, in the more probable one of its two spellings."""
-    spelling = json.dumps(common.RIGHT_ANSWER)
-    answers = {}
-    for answer in (spelling, spelling.replace("100.5", "100.50")):
-        tokens = [*tokenizer(answer).input_ids, common.EOS]
+    """Words and rows for the right answer, in the more probable one of its two spellings."""
+    answer = json.dumps(common.RIGHT_ANSWER)
+    spellings = []
+    for spelling in (answer, answer.replace("100.5", "100.50")):
+        tokens = [*tokenizer(spelling).input_ids, common.EOS]
         along = [logits.log_softmax(dim=-1) for logits in logits_along(model, prompt, tokens)]
-        answers[answer] = tokens, along
-    answer = max(answers, key=lambda answer: sum(scores_of(*answers[answer])))
-    return f"{code(answer)}, token by token", right_answer_rows(*answers[answer], tokenizer)
+        spellings.append((sum(scores_of(tokens, along)), spelling, tokens, along))
+    _score, spelling, tokens, along = max(spellings, key=lambda each: each[0])
+    return f"{code(spelling)}, token by token", right_answer_rows(tokens, along, tokenizer)
 
 
 def scores_of(tokens, along):
@@ -263,9 +285,9 @@ def scores_of(tokens, along):
 
 
 def right_answer_rows(tokens, along, tokenizer):
-    """A row for each token that is not the first in rank, one for the others, one for all."""
+    """A row for each token that is not rank 1, one for all others, one for the whole answer."""
     scores = scores_of(tokens, along)
-    others = []  # the scores of those that are the first
+    others = []  # scores of the tokens that are rank 1
     rows = []
     for place, (token, logprobs) in enumerate(zip(tokens, along, strict=True)):
         probs = logprobs.exp()
@@ -273,24 +295,23 @@ def right_answer_rows(tokens, along, tokenizer):
             others.append(scores[place])
         else:
             before = spaced(tokenizer.decode(tokens[max(0, place - 4) : place]))
-            row = {"after": code(before) if before else "the prompt"}
-            row["right"] = with_rank(token, probs, tokenizer)
-            row["greedy takes"] = with_probability(int(probs.argmax()), probs, tokenizer)
-            row["nucleus"] = "in" if in_nucleus(probs)[token] else "out"
-            rows.append(row)
-    empty = {"after": "", "right": "", "greedy takes": "", "nucleus": ""}
+            greedys = with_probability(int(probs.argmax()), probs, tokenizer)
+            nucleus_cell = "in" if in_nucleus(probs)[token] else "out"
+            after = code(before) if before else "the prompt"
+            rows.append([after, with_rank(token, probs, tokenizer), greedys, nucleus_cell])
     if others:
         joint = percent(math.exp(sum(others)))
-        after = f"the other {len(others)} tokens, each rank 1"
-        rows.append(empty | {"after": after, "right": joint, "nucleus": "in"})
+        rows.append([f"the other {len(others)} tokens, each rank 1", joint, "", "in"])
     score = sum(scores)
     whole = f"1 in {one_in(score)}, score {score:.2f}, {score / len(tokens):.3f} a token"
-    return [*rows, empty | {"after": "the whole answer", "right": whole}]
+    rows.append(["the whole answer", whole, "", ""])
+    columns = ["after", "right", "greedy takes", "nucleus"]
+    return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
 def one_in(score):
     """N of "1 in N", in two digits, for a sum of log-probabilities."""
-    number = Decimal(-score).exp()  # a float would be too small for some
+    number = Decimal(-score).exp()  # math.exp overflows above 709
     if number < 10:
         return f"{number:.1f}"
     rounded = f"{number:.1e}"

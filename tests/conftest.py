@@ -22,7 +22,7 @@ import offline_model
 import common
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-TEXT_COUNTS = {  # how many the assignment asks for
+TEXT_COUNTS = {  # how many texts the assignment asks for
     "task1_greedy": 2,
     "task2_sampling": 6,
     "task3_temperature": 10,
@@ -60,7 +60,7 @@ def make_tiny(folder, seed=0, letters=None, scale=1.0, dtype=torch.float32, **co
         num_attention_heads=4,
         num_key_value_heads=2,
         initializer_range=scale,
-        # Two, as some models list: only the first ends a text.
+        # Some models list two ids. Only the first one ends a text here.
         eos_token_id=[vocabulary["<|im_end|>"], vocabulary["<|endoftext|>"]],
         pad_token_id=vocabulary["<|endoftext|>"],
         **(sizes | config),
@@ -141,7 +141,7 @@ def copy(tmp_path):
     """A copy of the scripts with a tiny model in tiny/, and what an earlier run has written."""
     (tmp_path / "outputs").mkdir()
     for path in ROOT.glob("*.py"):
-        # `copy` would copy the file's mode too, and a checkout may be read-only.
+        # `shutil.copy` would copy the file's mode too, and a checkout may be read-only.
         shutil.copyfile(path, tmp_path / path.name)
     for script in TEXT_COUNTS:
         (tmp_path / "outputs" / f"{script}.md").write_text("before")
@@ -157,10 +157,9 @@ def run_script(copy, script, *arguments, environment=(), **settings):
     """Run a script of the copy to its end as its user may: from another folder, with pipes."""
     command = [sys.executable, copy / f"{script}.py", "--device", "cpu", *arguments]
     alone = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONUTF8": "1"}
-    environment = os.environ | alone | dict(environment)
-    settings |= {"cwd": copy.parent, "env": environment, "capture_output": True}
+    settings |= {"cwd": copy.parent, "env": os.environ | alone | dict(environment)}
     # PYTHONUTF8 makes the script write UTF-8, whatever the code page of this process.
-    return subprocess.run(command, check=False, encoding="utf-8", **settings)
+    return subprocess.run(command, check=False, capture_output=True, encoding="utf-8", **settings)
 
 
 def shown_texts(markdown):

@@ -74,7 +74,7 @@ def build(folder=FOLDER):
 def put_in_place(whole, folder):
     """Rename `whole` to `folder`, unless another build was faster.
 
-    Windows refuses while a scanner reads one of the files: it is tried again for half a minute.
+    Windows refuses it while a scanner reads a file in the folder, so it is tried for half a minute.
     """
     for _ in range(30):
         if folder.exists():
@@ -87,9 +87,9 @@ def put_in_place(whole, folder):
 
 
 def shown(path):
-    """The path from the current folder: those above it may have Cyrillic names, for example.
+    """The path from the current folder, which is ASCII wherever the project lies.
 
-    PowerShell reads what a program prints in another encoding than Python writes.
+    PowerShell misreads other characters in what a program prints.
     """
     try:
         return os.path.relpath(path)

@@ -12,7 +12,6 @@ a new one.
 import argparse
 import re
 import sys
-from itertools import product
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,7 +26,7 @@ COMPARE = "compare.md"
 SURVEY = "survey.md"
 COMPARE_TITLES = ["one step", "like greedy", "rarest", "removed", "right answer"]
 FIRST_LINE = re.compile(r"Model (.+) on .+?;(?: seed (\d+);)? at most (\d+) tokens a text;")
-BLOCK = re.compile(r"^\*\*(.+)\*\*: .+\n\n\|.*(?:\n\|.*)*", re.MULTILINE)
+BLOCK = re.compile(r"^\*\*(.+?)\*\*: .+\n\n\|.*(?:\n\|.*)*", re.MULTILINE)
 OBSERVED = re.compile(r"<!-- observed (.*?) -->\n(.*?)<!-- /observed -->\n", re.DOTALL)
 COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 OVERVIEW_HEAD = """\
@@ -40,31 +39,32 @@ def options_of(name, output):
     """The options that an output's first line tells, {option: value}; a seed may be None."""
     found = FIRST_LINE.match(output)
     if not found:
-        raise ValueError(f"outputs/{name} does not begin with the line that says who wrote it")
+        raise ValueError(f"outputs/{name} has no first line that names its model and its limit")
     return dict(zip(("--model", "--seed", "--max-new-tokens"), found.groups(), strict=True))
 
 
 def of_one_run(outputs):
-    """The outputs, with None for compare.md and survey.md where they are not of the tasks' run.
+    """The outputs, with None for compare.md and survey.md where they are of another run.
 
-    ValueError where the tasks differ among themselves.
+    ValueError where the tasks differ among themselves. All are compared with task 2, whose first
+    line tells all options.
     """
-    written = {name: output for name, output in outputs.items() if output is not None}
-    runs = {name: options_of(name, output) for name, output in written.items()}
-    left_out = {}
-    for task, other in product(TASKS, runs):
+    task2 = TASKS[1]
+    wanted = options_of(task2, outputs[task2])
+    kept = dict(outputs)
+    for name, output in outputs.items():
+        options = wanted if output is None else options_of(name, output)
         differing = []
-        for option, value in runs[task].items():
-            other_value = runs[other][option]
-            if None not in (value, other_value) and value != other_value:
-                differing.append(f"{option} {value} and {other_value}")
+        for option, value in options.items():
+            if value not in (None, wanted[option]):
+                differing.append(f"{option} {wanted[option]} and {value}")
+        words = f"outputs/{task2} and outputs/{name} are of different runs: {', '.join(differing)}"
+        if differing and name in TASKS:
+            raise ValueError(words)
         if differing:
-            left_out[other] = f"outputs/{task} and outputs/{other}: {', '.join(differing)}"
-            if other in TASKS:
-                raise ValueError(f"these are of different runs: {left_out[other]}")
-    for words in left_out.values():
-        print(f"Left out, being of another run: {words}", file=sys.stderr)
-    return {name: None if name in left_out else output for name, output in outputs.items()}
+            print(f"Left out: {words}", file=sys.stderr)
+            kept[name] = None
+    return kept
 
 
 def pieces_of(name, output, marks):
@@ -98,7 +98,7 @@ def replaced(page, mark, new):
 
 
 def essence(markdown):
-    """What is compared: without a first line, and without what an editor may format on saving."""
+    """The part of some Markdown that is compared: no first line, nothing that editors format."""
     if markdown.startswith("Model "):
         # Who wrote it may change: with another version of torch, for example.
         markdown = markdown.partition("\n\n")[2]
@@ -114,14 +114,13 @@ def overview_row(name, table):
     """A task's row of the overview, counted from its table."""
     rows = [row[2:-2].split(" | ") for row in table.split("\n")[2:]]
     stories = [facts_of(story) for _setting, story, _answer in rows]
-    parsed = [facts for facts in (facts_of(row[2]) for row in rows) if "not valid" not in facts]
+    answers = [facts_of(answer) for _setting, _story, answer in rows]
+    parsed = [facts for facts in answers if "not valid" not in facts]
     whole = [facts for facts in parsed if "fenced" not in facts]
-    counts = [
-        len(stories),
-        sum("cut" not in story for story in stories),
-        sum("repeats" in story for story in stories),
-        len(whole),
-    ]
+    counts = [len(stories)]
+    counts.append(sum("cut" not in story for story in stories))
+    counts.append(sum("repeats" in story for story in stories))
+    counts.append(len(whole))
     for field in ("contractor", "sum", "currency"):
         counts.append(sum(field not in " ".join(facts) for facts in parsed))
     counts.append(sum("right" in facts for facts in whole))

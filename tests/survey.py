@@ -17,7 +17,7 @@ import task1_greedy
 import task3_temperature
 import task4_nucleus
 
-SEEDS = range(20)  # a text of each for every setting
+SEEDS = range(20)  # every setting gets one text from each
 
 
 def count_different(texts):

@@ -20,9 +20,9 @@ def literal(model, num_beams, limit):
     Step 7 is read as the script reads it: EOS below rank num_beams is dropped.
 
     Returns the finished candidates (tokens, score), at the limit the unfinished ones if none has
-    finished; and whether generate() must find the same. It need not if fewer than num_beams
-    candidates were unfinished after some step (it looks further), nor if some have finished in the
-    last step or before (it then counts the unfinished ones, too).
+    finished; and whether generate() must find the same. It need not in two cases: after some step
+    fewer than num_beams are unfinished (it looks further), or some have finished when the limit
+    comes (it counts the unfinished ones, too).
     """
 
     def continuations(tokens, score):

@@ -71,13 +71,13 @@ def test_a_text_that_was_left_out_or_got_no_token_is_refused(tiny):
     context = Context(model, ABC)
     left_out, staying = Text(), Text()
     step(context, [left_out, staying])
-    with pytest.raises(ValueError, match="or nothing was appended"):
+    with pytest.raises(ValueError, match="must have 1 tokens, one for each step"):
         step(context, [left_out, staying])
     append_tokens([left_out, staying], torch.tensor([1, 2]))
     step(context, [staying])
     append_tokens([staying], torch.tensor([3]))
     for texts in ([left_out], [staying, left_out]):
-        with pytest.raises(ValueError, match="left out of a step"):
+        with pytest.raises(ValueError, match="one for each step"):
             step(context, texts)
     check_logits(step(context, [staying]), model, ABC, [staying])  # a refused step changes nothing
 

@@ -149,7 +149,7 @@ def test_the_tables_of_candidates(report):
     _, words_of_winners, winners, words, table = made.markdown.strip().split("\n\n")
     assert words_of_winners == words.replace("all candidates", "winners")
     assert words == (
-        "**json, all candidates**: n is the number of tokens, bold the highest of a search; "
+        "**json, all candidates**: n is the number of tokens; bold: each search's highest; "
         "num_beams=1: 1 finished; num_beams=4: 3 finished by the limit; "
         "num_beams=8: 0 finished by the limit"
     )
