@@ -122,7 +122,7 @@ def draw(probs, texts):
 
 def exponential_numbers(count, generator):
     """The next random numbers of a generator, exponential with mean 1, float64 (count,)."""
-    # In float32 the numbers just below 1 are too sparse: no E would lie between 0 and 6e-8, and rare
+    # In float32 the numbers below 1 are too sparse: no E would lie between 0 and 6e-8, and rare
     # tokens would win far too seldom.
     return -torch.rand(count, dtype=torch.float64, generator=generator).log()
 

@@ -113,6 +113,14 @@ def test_one_step(decoded, model_seed, seed, name):
             assert g[token] <= g[first]
 
 
+def test_what_the_nucleus_draws_has_a_row_of_its_own(tiny_folder):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_folder())
+    probs = torch.tensor([0.2, 0.18, 0.16, 0.14, 0.12, 0.08, 0.06, 0.06])  # six are in the nucleus
+    g = torch.tensor([0, 0, 0, 0, 0, 3, 0, 5]).double()  # whole, T = 1.0 and 10.0 draw the last
+    rows = compare.one_step_rows(probs.log(), g, tokenizer)
+    assert [row["token"] for row in rows] == ["`a`", "`b`", "`c`", "`d`", "`f`", "`h`"]
+
+
 @each_seed
 def test_like_greedy(decoded, model_seed, seed):
     everything = decoded(model_seed, seed)

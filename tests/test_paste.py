@@ -21,7 +21,9 @@ def output(setting, text=STORY, legend="The legend.", row=None, **run):
 
 
 def block(title, cell="1"):
-    return f"**{title}**: some words\n\n| a | b |\n| --- | --- |\n| {cell} | **-0.5** |"
+    return (
+        f"**{title}**: after `**Title**: words`\n\n| a | b |\n| --- | --- |\n| {cell} | **-0.5** |"
+    )
 
 
 def compared(cell="1", titles=("one step", "right answer"), **run):
