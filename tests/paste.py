@@ -2,7 +2,7 @@
 
 The texts of an output go between `<!-- begin NAME -->` and `<!-- end NAME -->`, its table between
 `<!-- begin NAME table -->` and its end. Where the page has `<!-- begin NAME TITLE -->`, the block
-of that title goes there. The overview is counted from the tables.
+of that title goes there. The overview is counted from the tables, below who wrote the texts.
 
 What the page says of texts stands between `<!-- observed NAME NAME -->`, with the outputs that it
 speaks of, and `<!-- /observed -->`: if one of these has changed, it becomes a comment that asks for
@@ -70,7 +70,7 @@ def of_one_run(outputs):
 def pieces_of(name, output, marks):
     """What goes between an output's marks, {mark: Markdown}; `marks` are those of the page."""
     blocks = {f"{name} {block[1]}": block[0] for block in BLOCK.finditer(output or "")}
-    command = f"*Run `python tests/{name.removesuffix('.md')}.py` for this table.*"
+    command = f"*Not computed for these texts: `python tests/{name.removesuffix('.md')}.py`.*"
     if name == COMPARE:
         instead = command if output is None else "*The texts do not part: no such table.*"
         wanted = [f"{name} {title}" for title in COMPARE_TITLES]
@@ -153,7 +153,8 @@ def paste(page, outputs):
     ValueError for a page whose marks are wrong, and for an output without its tables.
     """
     marks = re.findall("<!-- begin (.+) -->", page)
-    overview = [OVERVIEW_HEAD]
+    who_wrote_them, _, _ = outputs[TASKS[0]].partition("\n")
+    overview = [who_wrote_them, "", OVERVIEW_HEAD]
     known = {"overview"}
     changed = set()
     for name, output in outputs.items():

@@ -111,9 +111,9 @@ def test_the_overview_counts_facts_and_not_what_the_texts_say():
         "| i | 9 tokens `a` | wrong sum, 9 tokens `b` |",
     ]
     outputs = OUTPUTS | {GREEDY: output("x", row="\n".join(rows))}
-    header, _, first, second, *_ = (
-        held(paste.paste(EMPTY_PAGE, outputs), "overview").strip().split("\n")
-    )
+    overview = held(paste.paste(EMPTY_PAGE, outputs), "overview").strip()
+    who_wrote_them, header, _, first, second, *_ = overview.replace("\n\n", "\n").split("\n")
+    assert who_wrote_them == made_by()
     names = "task | stories | ended by EOS | repeats | valid JSONs"
     assert header == f"| {names} | right contractor | right sum | right currency | right |"
     assert first == "| task1_greedy | 9 | 8 | 2 | 5 | 6 | 4 | 5 | 1 |"
@@ -159,8 +159,9 @@ def test_where_a_table_is_missing_stands_what_to_do(page):
     new = paste.paste(page, OUTPUTS | {paste.COMPARE: None, paste.SURVEY: None})
     for title in ("one step", "right answer"):
         line = held(new, f"{paste.COMPARE} {title}").strip()
-        assert line == "*Run `python tests/compare.py` for this table.*"
-    assert held(new, paste.SURVEY).strip() == "*Run `python tests/survey.py` for this table.*"
+        assert line == "*Not computed for these texts: `python tests/compare.py`.*"
+    line = held(new, paste.SURVEY).strip()
+    assert line == "*Not computed for these texts: `python tests/survey.py`.*"
     assert held(new, f"{paste.SURVEY} table").strip() == ""
     new = paste.paste(page, OUTPUTS | {paste.COMPARE: compared(titles=["right answer"])})
     assert "do not part" in held(new, f"{paste.COMPARE} one step")
