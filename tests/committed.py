@@ -85,7 +85,7 @@ def test_no_list_is_hidden_and_both_languages_have_the_same():
     russian, english = map(paste.OBSERVED.findall, README.split("\n## In English\n"))
     assert not any("<!--" in written for _, written in russian + english)
     note, *others = [names for names, _ in russian]
-    assert note == " ".join([*paste.TASKS, paste.SURVEY])  # it says which model wrote the texts
+    assert note == " ".join(NAMES)  # it says which model wrote the texts
     assert others == [names for names, _ in english]
     about = [names.split()[0] for names in others]
     assert about == [*paste.TASKS, paste.TASKS[0], *paste.TASKS, paste.COMPARE, paste.SURVEY]
