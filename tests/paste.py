@@ -1,12 +1,12 @@
 """Paste outputs/ into README.md: python tests/paste.py
 
 The texts of an output go between `<!-- begin NAME -->` and `<!-- end NAME -->`, its table between
-`<!-- begin NAME table -->` and its end. Where the page has `<!-- begin NAME TITLE -->`, the block
-of that title goes there. The overview is counted from the tables, below who wrote the texts.
+those of `NAME table`. Where the page has marks of `NAME TITLE`, the block of that title goes there.
+The overview says who wrote the texts, and counts from the tables.
 
-What the page says of texts stands between `<!-- observed NAME NAME -->`, with the outputs that it
-speaks of, and `<!-- /observed -->`: if one of these has changed, it becomes a comment that asks for
-a new one.
+Observations stand between `<!-- observed NAME NAME -->`, which names the outputs that they speak
+of, and `<!-- /observed -->`: if such an output has changed, they become a comment that asks for new
+ones.
 """
 
 import argparse
@@ -72,9 +72,10 @@ def pieces_of(name, output, marks):
     blocks = {f"{name} {block[1]}": block[0] for block in BLOCK.finditer(output or "")}
     command = f"*Not computed for these texts: `python tests/{name.removesuffix('.md')}.py`.*"
     if name == COMPARE:
-        instead = command if output is None else "*The texts do not part: no such table.*"
-        wanted = [f"{name} {title}" for title in COMPARE_TITLES]
-        return {mark: blocks.get(mark, instead) for mark in wanted if mark in marks}
+        if output is None:
+            blocks = {f"{name} {title}": command for title in COMPARE_TITLES}
+        blocks.setdefault(f"{name} one step", "*The texts do not part: there is no such step.*")
+        return {mark: block for mark, block in blocks.items() if mark in marks}
     if output is None:
         return {name: command, f"{name} table": ""}
     before_legend, _, _legend = output.strip().rpartition("\n\n")
@@ -98,11 +99,11 @@ def replaced(page, mark, new):
 
 
 def essence(markdown):
-    """The part of some Markdown that is compared: no first line, nothing that editors format."""
+    """Markdown as it is compared: without its first line, and without what editors format."""
     if markdown.startswith("Model "):
         # Who wrote it may change: with another version of torch, for example.
         markdown = markdown.partition("\n\n")[2]
-    return re.sub(r"[\s*_|`]|-{3,}", "", markdown)
+    return re.sub(r"[\s*_`]|-{3,}", "", markdown)
 
 
 def facts_of(cell):
@@ -128,7 +129,7 @@ def overview_row(name, table):
 
 
 def with_outdated_hidden(page, changed):
-    """The page, with each list of observations hidden that speaks of an output that has changed.
+    """Hide each list of observations that speaks of a changed output; return the page.
 
     changed: the names of these outputs. ValueError for wrong marks.
     """

@@ -1,4 +1,4 @@
-"""Count what 20 texts per setting of tasks 3 and 4 are like: up to an hour on two CPU cores.
+"""Count traits of 20 texts per setting of tasks 3 and 4: up to an hour on two CPU cores.
 
     python tests/survey.py
 
@@ -36,7 +36,7 @@ def in_common(one, other):
 
 
 def story_counts(stories, greedy_story):
-    """The cells of a row that speak of the stories of one setting."""
+    """The cells that count the stories of one setting."""
     like_greedy = statistics.median(in_common(story, greedy_story) for story in stories)
     length = statistics.median(len(story.tokens) for story in stories)
     return {
@@ -49,7 +49,7 @@ def story_counts(stories, greedy_story):
 
 
 def json_counts(answers, tokenizer):
-    """The cells of a row that speak of the JSONs of one setting."""
+    """The cells that count the JSONs of one setting."""
     verdicts = [common.verdict(answer, tokenizer) for answer in answers]
     valid = [each for each in verdicts if not each.startswith(("not valid", "fenced"))]
     return {

@@ -51,6 +51,7 @@ def read_code(cell):
         ('{"contractor": "Mike", "sum": "100.5", "currency": "RUB"}', "wrong sum"),
         ('{"contractor": "Mike", "sum": 105, "currency": "rubles"}', "wrong sum and currency"),
         ("[1]", "wrong contractor and sum and currency"),
+        (RIGHT.replace("100.50", "NaN"), "not valid"),
         (RIGHT.replace("}", ', "to": 1}'), "wrong"),
         (f"```json\n{RIGHT}\n```", "fenced, right"),
         ('\n```\n{"contractor": "Mike", "sum": 1}\n```\n', "fenced, wrong sum and currency"),
@@ -99,6 +100,11 @@ def test_an_excerpt(story, shown):
     _, _, row = common.table([{"text": excerpt, "next": "x"}]).split("\n")
     first, second = cells_of(row)
     assert (read_code(first), second) == (shown, "x")
+
+
+def test_code_keeps_its_blanks():
+    """Markdown takes a blank away where there is one at both ends."""
+    assert read_code(common.code(' "sum": ')) == ' "sum": '
 
 
 def test_a_text_is_wrapped_at_blanks_and_keeps_its_lines_and_their_indentation():
