@@ -109,7 +109,7 @@ def draw(probs, texts):
     if probs.isnan().any():
         raise ValueError("probabilities are NaN: a temperature may be too small for float32")
     # A race: token i arrives at E_i / p_i, where E_i is exponential, and is first with probability
-    # p_i. In logarithms this is the Gumbel-max trick. torch.multinomial(…, num_samples=1) does the
+    # p_i. In logarithms this is the Gumbel-max trick. torch.multinomial(p, num_samples=1) does the
     # same with new E for each row: five texts of a seed would need five equal generators, and take
     # about five times as long.
     exponentials = {}  # {generator: the E of the whole vocabulary}

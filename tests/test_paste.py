@@ -173,6 +173,11 @@ def test_where_a_table_is_missing_stands_what_to_do(page):
     assert "do not part" in held(new, f"{paste.COMPARE} one step")
 
 
+def test_a_comparison_that_lacks_any_other_table_is_refused(page):
+    with pytest.raises(ValueError, match="nothing belongs to.*right answer"):
+        paste.paste(page, OUTPUTS | {paste.COMPARE: compared(titles=["one step"])})
+
+
 def test_a_hidden_list_stays_as_it_is_and_one_below_it_is_a_list_again(page):
     another, third = ({**OUTPUTS, GREEDY: output("one", text)} for text in ("another", "a third"))
     once = paste.paste(page, another)
