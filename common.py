@@ -66,7 +66,7 @@ def step(context, texts):
     of its row each. cache_row is set anew. All texts are equally long: there is no padding and no
     attention mask.
 
-    ValueError unless each text has a token for each step so far, and where the model gives NaN.
+    ValueError if a text has not one token per step so far, or the model gives NaN.
     """
     if any(len(text.tokens) != context.steps for text in texts):
         raise ValueError(f"each text must have {context.steps} tokens, one for each step so far")
@@ -122,8 +122,8 @@ def draw(probs, texts):
 
 def exponential_numbers(count, generator):
     """The next random numbers of a generator, exponential with mean 1, float64 (count,)."""
-    # In float32 the numbers just below 1 are 6e-8 apart: no E would be smaller, and rare tokens
-    # would win far too seldom.
+    # With float32 no E would be below 6e-8, the gap between numbers near 1: rare tokens would win
+    # far too seldom.
     return -torch.rand(count, dtype=torch.float64, generator=generator).log()
 
 
@@ -181,7 +181,7 @@ def read_checkpoint(name, local_files_only):
     if loading["missing_keys"]:  # from_pretrained fills them at random
         raise ValueError(f"weights are missing: {sorted(loading['missing_keys'])}")
     tokenizer = transformers.AutoTokenizer.from_pretrained(name, local_files_only=local_files_only)
-    if tokenizer("<|im_end|>").input_ids != [EOS]:  # one that lacks a file reads letters
+    if tokenizer("<|im_end|>").input_ids != [EOS]:  # an incomplete one reads letters
         raise ValueError(f"the tokenizer does not read <|im_end|> as the one token {EOS}")
     return model.eval(), tokenizer
 
@@ -221,8 +221,8 @@ def pack_linear_layers(model):
         # A subclass is not packed: it has a `forward` of its own.
         if type(module) is torch.nn.Linear and module.weight.dtype.itemsize == 2:
             layers[name] = module
-    # Packing a layer uses one core, so four are packed at once. No more: each thread starts as many
-    # of its own as torch uses, and a system may limit their number.
+    # Packing a layer uses one core, so four are packed at once. No more: each starts a full set of
+    # torch's threads, and a system may limit their number.
     with ThreadPoolExecutor(max_workers=4) as threads:
         packed_layers = threads.map(PackedLinear, layers.values())
         for name, packed in zip(layers, packed_layers, strict=True):
@@ -249,8 +249,8 @@ LEGEND = (
 def start(script, description, draws=False):
     """What every script begins with. Returns (args, model, tokenizer, report).
 
-    script: its `__file__`. draws: whether it draws at random, and so takes a seed. A wrong
-    argument, and a model that can't be loaded, end it with one message and exit code 2.
+    script: its `__file__`. draws: whether it takes a seed. A wrong argument, and a model that can't
+    be loaded, end it with one message and exit code 2.
     """
     parser = argparse.ArgumentParser(
         prog=str(Path(script).resolve().relative_to(HERE)),
@@ -384,8 +384,8 @@ def without_eos(text):
 def verdict(text, tokenizer):
     """What a text is as an answer to the JSON prompt.
 
-    "right", "wrong sum and currency" (the keys with wrong values; plain "wrong" if the answer only
-    has a key too many) or "not valid". A text that is one Markdown fence is judged by its inside:
+    "right", "wrong sum and currency" (the keys with wrong values; plain "wrong" if its only fault
+    is an extra key) or "not valid". A text that is one Markdown fence is judged by its inside:
     "fenced, right".
     """
     answer = tokenizer.decode(without_eos(text))

@@ -13,7 +13,7 @@ SAMPLES = 3  # texts per prompt
 
 
 def sample(model, prompt, seeds, max_new_tokens=MAX_NEW_TOKENS):
-    """Return a continuation of `prompt` per seed, a list of `Text`.
+    """Continue `prompt` once per seed; return a list of `Text`.
 
     Assignment, task 2: a token is drawn from p_i = exp(z_i) / sum_j exp(z_j), z being the logits.
     prompt: a list of token ids.

@@ -14,7 +14,7 @@ TEMPERATURES = (0.001, 0.1, 0.5, 1.0, 10.0)
 
 
 def sample(model, prompt, temperatures, seeds, max_new_tokens=MAX_NEW_TOKENS):
-    """Return a continuation of `prompt` per seed and temperature, seed by seed, a list of `Text`.
+    """Continue `prompt` once per seed and temperature, seed by seed; return a list of `Text`.
 
     Assignment, task 3: a token is drawn from p_i = exp(z_i / T) / sum_j exp(z_j / T), z being the
     logits: it is the argmax of z_i + T * g_i, where g_i = -ln E_i (see `draw`).

@@ -17,8 +17,8 @@ def nucleus(probs, top_p):
     """Cut each distribution to its nucleus and renormalise it (Holtzman et al. 2020, eq. 3).
 
     probs: float (rows, vocabulary), each row summing to 1. top_p: a number, or a tensor (rows, 1);
-    1 keeps everything. Returns a tensor like `probs`. Which of equally probable tokens at the cut
-    stay may depend on the other rows: topk and sort order them differently.
+    1 keeps everything. Returns a tensor like `probs`. The other rows may decide which of equal
+    tokens at the cut stay: topk and sort order them differently.
     """
     # The comments follow one row: 0.10, 0.50, 0.25, 0.15 with top_p = 0.85.
     ranked, tokens = ranked_by_probability(probs, top_p)  # 0.50 0.25 0.15 0.10, tokens 1 2 3 0
@@ -44,9 +44,9 @@ def ranked_by_probability(probs, top_p):
 
 
 def sample(model, prompt, settings, seeds, max_new_tokens=MAX_NEW_TOKENS):
-    """Return a continuation of `prompt` per seed and setting, seed by seed, a list of `Text`.
+    """Continue `prompt` once per seed and setting, seed by seed; return a list of `Text`.
 
-    Steps: assignment, task 4. prompt: a list of token ids. settings: pairs (temperature, top_p),
+    See assignment, task 4. prompt: a list of token ids. settings: pairs (temperature, top_p),
     the temperature above 0, top_p from 0 to 1, else ValueError.
     """
     if not all(temperature > 0 and 0 <= top_p <= 1 for temperature, top_p in settings):

@@ -14,7 +14,7 @@ SETTINGS = ((1, 1.0), (4, 1.0), (4, 0.5), (4, 2.0), (8, 1.0))  # (num_beams, len
 def beam_search(model, prompt, num_beams, max_new_tokens=MAX_NEW_TOKENS):
     """Return the finished candidates, a list of `Text`; if there is none, the unfinished ones.
 
-    prompt: a list of token ids. num_beams: above 0, else ValueError. Steps: assignment, task 5.
+    prompt: a list of token ids. num_beams: above 0, else ValueError. See assignment, task 5.
     """
     if num_beams < 1:
         raise ValueError(f"num_beams must be above 0: {num_beams}")
@@ -63,7 +63,7 @@ def row_of(name, num_beams, text, best_by_penalty, tokenizer):
     row = {"num_beams": num_beams, "candidate": common.facts(name, text, tokenizer)}
     row["score"] = f"{text.score:.2f}"
     for penalty, winner in best_by_penalty.items():
-        digits = f"{normalised_score(text, penalty):#.3g}"
+        digits = f"{normalised_score(text, penalty):#.3g}".rstrip(".")
         row[f"score / n^{penalty}"] = f"**{digits}**" if text is winner else digits
     row["text"] = common.excerpt(text, tokenizer)
     return row

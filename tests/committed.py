@@ -2,7 +2,7 @@
 
     python -m pytest tests/committed.py
 
-pytest does not collect this file by itself: who runs the scripts has other texts, and a page that
+pytest does not collect this file by itself: after a user's own run the texts differ, and the page
 asks for new lists.
 """
 

@@ -3,7 +3,7 @@
     python tests/compare.py
 
 Decodes them anew, which takes some minutes on two CPU cores. Prints Markdown, and writes it to
-outputs/compare.md. Places are counted from 1 in it, and from 0 here.
+outputs/compare.md. It counts places from 1, this code from 0.
 """
 
 import json
@@ -27,8 +27,8 @@ from common import Context, Text, code, exponential_numbers, step
 from task3_temperature import TEMPERATURES
 from task4_nucleus import nucleus
 
-TOP_P = 0.9  # "in" and "out" speak of the nucleus of T = 1.0 and this top_p
-GREEDY = None  # the setting of greedy's text
+TOP_P = 0.9  # "in" and "out" refer to this top_p's nucleus at T = 1.0
+GREEDY = None  # greedy's text has no setting
 
 
 def decode(model, prompt, seed, limit):
@@ -66,19 +66,19 @@ def rank(token, probs):
     return int((probs > probs[token]).sum()) + 1
 
 
-def spaced(string):
+def on_one_line(string):
     """The string on one line: signs for line feeds and tabs, unprintable characters escaped."""
     return common.visible(string).replace("\n", "⏎").replace("\t", "⇥")
 
 
 def shown(token, tokenizer):
     """A single token as code, with signs for its blanks; its number if it decodes to nothing."""
-    string = spaced(tokenizer.decode([token])).replace(" ", "␣")
+    string = on_one_line(tokenizer.decode([token])).replace(" ", "␣")
     return code(string) if string else str(token)
 
 
 def percent(probability):
-    """A probability in per cent: two digits, three above 99 %."""
+    """A probability, rounded: "14 %", "99.6 %", "< 0.01 %"."""
     number = 100 * float(probability)
     if number < 0.01:
         return "< 0.01 %"
@@ -99,7 +99,7 @@ def with_rank(token, probs, tokenizer):
 
 
 def one_step(model, tokenizer, prompts, texts, seed):
-    """Words and rows for the first place where the text of T = 1.0 parts from greedy's, or None."""
+    """Words and rows for the first place where T = 1.0 parts from greedy, JSON first; or None."""
     for name in ("json", "hedgehog"):
         text, greedy = texts[name][1.0], texts[name][GREEDY]
         if text.tokens != greedy.tokens:
@@ -116,13 +116,13 @@ def g_of_step(place, size, seed):
     """g = -ln E of the step that draws the token at `place`, float64 (size,)."""
     generator = torch.Generator().manual_seed(seed)
     for _ in range(place):
-        exponential_numbers(size, generator)  # the steps before used these
+        exponential_numbers(size, generator)  # earlier steps used these
     return -exponential_numbers(size, generator).log()
 
 
 def last_words(tokens, tokenizer):
-    """The last four words of some tokens as code, with a blank at their end; or "the prompt"."""
-    string = spaced(tokenizer.decode(tokens))
+    """The last four words as code, keeping a blank at the end; or "the prompt"."""
+    string = on_one_line(tokenizer.decode(tokens))
     blank = " " if string.endswith(" ") else ""
     return code(" ".join(string.split()[-4:]) + blank) if tokens else "the prompt"
 
@@ -158,7 +158,7 @@ def one_step_rows(logits, g, tokenizer):
 
 
 def ahead_from(token, first, z, g):
-    """The T from which on z + T g is higher for the token than for the most probable one."""
+    """The T above which the token's z + T g exceeds the most probable one's."""
     if token == first:
         return ""
     if g[token] <= g[first]:
@@ -292,7 +292,7 @@ def right_answer_rows(tokens, along, tokenizer):
         if rank(token, probs) == 1:
             others.append(scores[place])
         else:
-            before = spaced(tokenizer.decode(tokens[max(0, place - 4) : place]))
+            before = on_one_line(tokenizer.decode(tokens[max(0, place - 4) : place]))
             greedys = with_probability(int(probs.argmax()), probs, tokenizer)
             nucleus_cell = "in" if in_nucleus(probs)[token] else "out"
             after = code(before) if before else "the prompt"

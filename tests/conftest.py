@@ -1,4 +1,4 @@
-"""Models for the tests: tiny random ones, made here, and the stand-in; and the oracles."""
+"""The tests' models (tiny random ones, and the stand-in), helpers and oracles."""
 
 import os
 import re
@@ -163,7 +163,7 @@ def run_script(copy, script, *arguments, environment=(), **settings):
 
 
 def shown_texts(markdown):
-    """How many texts a report shows, those that are named as another's equals included."""
+    """How many texts a report has, "the same text as" another included."""
     return len(re.findall(r"^\*\*\w+, .+\*\*: .*\d tokens", markdown, re.MULTILINE))
 
 

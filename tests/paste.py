@@ -1,8 +1,8 @@
 """Paste outputs/ into README.md: python tests/paste.py
 
 The texts of an output go between `<!-- begin NAME -->` and `<!-- end NAME -->`, its table between
-those of `NAME table`. Where the page has marks of `NAME TITLE`, the block of that title goes there.
-The overview says who wrote the texts, and counts from the tables.
+the marks of `NAME table`. Where the page has marks of `NAME TITLE`, the block of that title goes
+there. The overview says who wrote the texts, and counts what the tables say.
 
 Observations stand between `<!-- observed NAME NAME -->`, which names the outputs that they speak
 of, and `<!-- /observed -->`: if such an output has changed, they become a comment that asks for new
@@ -53,15 +53,18 @@ def of_one_run(outputs):
     wanted = options_of(task2, outputs[task2])
     kept = dict(outputs)
     for name, output in outputs.items():
-        options = wanted if output is None else options_of(name, output)
+        if output is None:
+            continue
         differing = []
-        for option, value in options.items():
+        for option, value in options_of(name, output).items():
             if value not in (None, wanted[option]):
                 differing.append(f"{option} {wanted[option]} and {value}")
-        words = f"outputs/{task2} and outputs/{name} are of different runs: {', '.join(differing)}"
-        if differing and name in TASKS:
-            raise ValueError(words)
         if differing:
+            words = (
+                f"outputs/{task2} and outputs/{name} are of different runs: {', '.join(differing)}"
+            )
+            if name in TASKS:
+                raise ValueError(words)
             print(f"Left out: {words}", file=sys.stderr)
             kept[name] = None
     return kept
@@ -117,14 +120,14 @@ def overview_row(name, table):
     stories = [facts_of(story) for _setting, story, _answer in rows]
     answers = [facts_of(answer) for _setting, _story, answer in rows]
     parsed = [facts for facts in answers if "not valid" not in facts]
-    whole = [facts for facts in parsed if "fenced" not in facts]
+    unfenced = [facts for facts in parsed if "fenced" not in facts]
     counts = [len(stories)]
     counts.append(sum("cut" not in story for story in stories))
     counts.append(sum("repeats" in story for story in stories))
-    counts.append(len(whole))
+    counts.append(len(unfenced))
     for field in ("contractor", "sum", "currency"):
         counts.append(sum(field not in " ".join(facts) for facts in parsed))
-    counts.append(sum("right" in facts for facts in whole))
+    counts.append(sum("right" in facts for facts in unfenced))
     return f"| {name.removesuffix('.md')} | {' | '.join(map(str, counts))} |"
 
 
@@ -135,7 +138,7 @@ def with_outdated_hidden(page, changed):
     """
     lists = OBSERVED.findall(page)
     if not len(lists) == page.count("<!-- observed ") == page.count("<!-- /observed -->"):
-        raise ValueError("README.md has an <!-- observed … --> or an <!-- /observed --> too many")
+        raise ValueError("README.md has a wrong <!-- observed … --> or <!-- /observed -->")
     for names, written in lists:
         if not set(names.split()) <= {*TASKS, COMPARE, SURVEY}:
             raise ValueError(f"README.md has a list of {names}, not all of them outputs")
@@ -169,12 +172,12 @@ def paste(page, outputs):
         known |= set(pieces)
     page, _ = replaced(page, "overview", "\n".join(overview))
     if not set(marks) <= known:
-        raise ValueError(f"README.md has marks that nothing belongs to: {set(marks) - known}")
+        raise ValueError(f"README.md has marks of what outputs/ lacks: {set(marks) - known}")
     return with_outdated_hidden(page, changed)
 
 
 def main():
-    """Paste, and say what is left to be done by hand. What can't be pasted is one message."""
+    """Paste, and say what is left to be done by hand. What can't be pasted ends in one message."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.parse_args()
     readme = ROOT / "README.md"
@@ -182,8 +185,11 @@ def main():
     try:
         for name in (*TASKS, COMPARE, SURVEY):
             path = ROOT / "outputs" / name
-            missing = name not in TASKS and not path.exists()
-            outputs[name] = None if missing else path.read_text(encoding="utf-8")
+            if name in TASKS or path.exists():
+                # A text may have comments of its own, which must not be taken for the page's marks.
+                outputs[name] = path.read_text(encoding="utf-8").replace("<!--", "<! --")
+            else:
+                outputs[name] = None
         page = paste(readme.read_text(encoding="utf-8"), of_one_run(outputs))
     except (OSError, ValueError) as error:
         parser.error(str(error))

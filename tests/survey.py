@@ -51,10 +51,9 @@ def story_counts(stories, greedy_story):
 def json_counts(answers, tokenizer):
     """The cells that count the JSONs of one setting."""
     verdicts = [common.verdict(answer, tokenizer) for answer in answers]
-    valid = [each for each in verdicts if not each.startswith(("not valid", "fenced"))]
     return {
         "different JSONs": count_different(answers),
-        "valid": len(valid),
+        "valid": sum(not each.startswith(("not valid", "fenced")) for each in verdicts),
         "right": verdicts.count("right"),
     }
 
@@ -75,8 +74,7 @@ def rows_of(texts, labels, greedy_story, tokenizer):
 
 def main():
     """Load, decode, count, print, write."""
-    description = __doc__.splitlines()[0]
-    args, model, tokenizer, report = common.start(__file__, description)
+    args, model, tokenizer, report = common.start(__file__, __doc__.splitlines()[0])
     prompts = {name: tokenizer(text).input_ids for name, text in common.PROMPTS.items()}
     task3_labels = {t: f"temperature={t}" for t in task3_temperature.TEMPERATURES}
     task4_labels = {pair: task4_nucleus.label(*pair) for pair in task4_nucleus.SETTINGS}
