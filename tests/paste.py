@@ -64,7 +64,7 @@ def of_one_run(outputs):
                 f"outputs/{task2} and outputs/{name} are of different runs: {', '.join(differing)}"
             )
             if name in TASKS:
-                raise ValueError(words)
+                raise ValueError(f"{words}; run them again with the same options")
             print(f"Left out: {words}", file=sys.stderr)
             kept[name] = None
     return kept
@@ -195,7 +195,7 @@ def main():
         parser.error(str(error))
     readme.write_bytes(page.encode())
     hidden = page.count("<!-- To be written anew")
-    print(f"README.md shows the outputs. Comments to be written anew, by hand: {hidden}.")
+    print(f'README.md shows the outputs. Comments "To be written anew" in it: {hidden}.')
 
 
 if __name__ == "__main__":

@@ -260,7 +260,7 @@ def test_a_users_own_run(project, capsys):
     for path in (project / "README.md", *(project / "outputs").iterdir()):
         path.write_text(path.read_text(encoding="utf-8"), encoding="utf-8", newline="\r\n")
     paste.main()
-    assert capsys.readouterr().out.endswith("by hand: 3.\n")
+    assert capsys.readouterr().out.endswith('"To be written anew" in it: 3.\n')
     page = (project / "README.md").read_bytes()
     assert "ёжик" in page.decode() and b"\r" not in page
     assert b"| T | 1 |" not in page  # the survey's
