@@ -50,8 +50,8 @@ class Context:
         self.model = model
         self.last_prompt_token = prompt[-1]
         self.cache = transformers.DynamicCache(config=model.config)
-        self.row_count = 1  # rows in the cache; at first only the prompt's, which all continue
-        self.steps = 0  # steps taken so far; each text that goes on has as many tokens
+        self.row_count = 1  # the cache's number of rows; at first the prompt's row alone
+        self.steps = 0  # number of steps so far, and of tokens in each unfinished text
         if len(prompt) > 1:  # prefill: read all but the last token, so that all steps are alike
             input_ids = torch.tensor([prompt[:-1]], device=model.device)
             with torch.inference_mode():
@@ -80,7 +80,7 @@ def step(context, texts):
     for row, text in enumerate(texts):
         text.cache_row = row
 
-    # A text without tokens goes on from the prompt's last one.
+    # A text without tokens continues from the prompt's last one.
     last_tokens = [text.tokens[-1] if text.tokens else context.last_prompt_token for text in texts]
     input_ids = torch.tensor(last_tokens, device=device).unsqueeze(1)  # (texts, 1)
     with torch.inference_mode():
@@ -108,10 +108,9 @@ def draw(probs, texts):
     """
     if probs.isnan().any():
         raise ValueError("probabilities are NaN: a temperature may be too small for float32")
-    # A race: token i arrives at E_i / p_i, where E_i is exponential, and is first with probability
-    # p_i. In logarithms this is the Gumbel-max trick. torch.multinomial(p, num_samples=1) does the
-    # same with new E for each row: five texts of a seed would need five equal generators, and take
-    # about five times as long.
+    # With E_i exponential, p_i / E_i is the largest with probability p_i; in logarithms this is the
+    # Gumbel-max trick. torch.multinomial(p, num_samples=1) does the same with new E for each row:
+    # five texts of a seed would need five equal generators, and take about five times as long.
     exponentials = {}  # {generator: the E of the whole vocabulary}
     for generator in {text.generator for text in texts}:
         exponentials[generator] = exponential_numbers(probs.shape[-1], generator)
@@ -235,7 +234,7 @@ HERE = Path(__file__).resolve().parent
 OUTPUTS = HERE / "outputs"
 RIGHT_ANSWER = {"contractor": "Mike", "sum": 100.5, "currency": "RUB"}
 WIDTH = 90  # characters in a line of a fence: a page of GitHub holds a few more
-MARKDOWN_FENCE = re.compile(r"\s*```\w*\n(.*)```\s*", re.DOTALL)
+MARKDOWN_FENCE = re.compile(r"\s*```[^`\n]*\n(.*)```\s*", re.DOTALL)
 REPEATED_TOKENS = 40  # a text repeats itself if a run of so many tokens occurs in it twice
 LEGEND = (
     f"*Cut*: the limit came before EOS. *Repeats*: a run of {REPEATED_TOKENS} tokens occurs in the "
@@ -382,7 +381,7 @@ def without_eos(text):
 
 
 def verdict(text, tokenizer):
-    """What a text is as an answer to the JSON prompt.
+    """The verdict on a text as an answer to the JSON prompt.
 
     "right", "wrong sum and currency" (the keys with wrong values; plain "wrong" if its only fault
     is an extra key) or "not valid". A text that is one Markdown fence is judged by its inside:
@@ -456,6 +455,6 @@ def visible(string):
 def code(line):
     """A line as Markdown code."""
     if "`" in (line[:1], line[-1:]) or line[:1] == line[-1:] == " ":
-        line = f" {line} "  # Markdown takes these blanks away
+        line = f" {line} "  # Markdown strips this padding
     fence = backticks("`", line)
     return f"{fence}{line}{fence}"

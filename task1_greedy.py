@@ -1,6 +1,6 @@
 """Task 1. Greedy decoding: at each step take the most probable token.
 
-A text ends at the EOS token or at the limit. Nothing is drawn, so every run gives the same texts.
+A text ends at the EOS token or at the limit. Nothing is drawn, so a rerun gives the same texts.
 """
 
 import common

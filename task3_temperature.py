@@ -1,8 +1,8 @@
 """Task 3. Sampling with temperature: divide the logits by T, then draw.
 
 T < 1 sharpens the distribution (towards greedy as T -> 0), T > 1 flattens it (towards uniform).
-The temperatures are decoded side by side, one row each, with the same random numbers: T is the
-weight of chance, and the text of 1.0 is the one that task 2 draws with the same seed.
+The temperatures are decoded side by side with the same random numbers: T is the weight of chance.
+The text of 1.0 is the one that task 2 draws with the same seed, up to rounding.
 """
 
 import torch

@@ -18,8 +18,7 @@ def beam_search(model, prompt, num_beams, max_new_tokens=MAX_NEW_TOKENS):
     """
     if num_beams < 1:
         raise ValueError(f"num_beams must be above 0: {num_beams}")
-    # Steps 2 and 4: instead of an empty list, one candidate without tokens. Step 5 continues it
-    # with the num_beams best first tokens.
+    # Steps 2 and 4: one empty candidate instead of an empty list, so that step 5 does step 4, too.
     unfinished = [Text()]
     finished = []  # step 3
     context = Context(model, prompt)

@@ -75,7 +75,7 @@ def make_tiny(folder, seed=0, letters=None, scale=1.0, dtype=torch.float32, **co
 
 @pytest.fixture(autouse=True)
 def the_same_for_everyone(monkeypatch):
-    """Use the CPU, where layers are packed (on x86); 100 columns, no colours."""
+    """Force the CPU, 100 columns and no colours for every test."""
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda **_: None)
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("NO_COLOR", "1")
@@ -156,7 +156,7 @@ def copy(tmp_path):
 def run_script(copy, script, *arguments, environment=(), **settings):
     """Run a script of the copy from another folder; capture what it prints."""
     command = [sys.executable, copy / f"{script}.py", "--device", "cpu", *arguments]
-    # It writes UTF-8, whatever the user's shell says.
+    # The script writes UTF-8 in any shell.
     alone = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONIOENCODING": "utf-8"}
     settings |= {"cwd": copy.parent, "env": os.environ | alone | dict(environment)}
     return subprocess.run(command, check=False, capture_output=True, encoding="utf-8", **settings)

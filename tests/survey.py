@@ -89,7 +89,9 @@ def main():
         for name, prompt in prompts.items():
             texts[name] = task.sample(model, prompt, list(labels), SEEDS, args.max_new_tokens)
         rows = rows_of(texts, labels, greedy_story, tokenizer)
-        print(common.table(list(rows.values())), file=sys.stderr)  # kept if the rest is interrupted
+        print(
+            common.table(list(rows.values())), file=sys.stderr
+        )  # shown even if the rest is interrupted
         report.rows |= rows
     report.finish()
 

@@ -53,7 +53,7 @@ def read_code(cell):
         ("[1]", "wrong contractor and sum and currency"),
         (RIGHT.replace("100.50", "NaN"), "not valid"),
         (RIGHT.replace("}", ', "to": 1}'), "wrong"),
-        (f"```json\n{RIGHT}\n```", "fenced, right"),
+        (f"```json \n{RIGHT}\n```", "fenced, right"),
         ('\n```\n{"contractor": "Mike", "sum": 1}\n```\n', "fenced, wrong sum and currency"),
         (f"Here it is:\n```json\n{RIGHT}\n```", "not valid"),
         ("```json\nno\n```", "not valid"),

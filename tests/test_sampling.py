@@ -205,7 +205,7 @@ def test_nucleus(probs, top_p):
 @settings(deadline=None, max_examples=150)
 @given(distributions(), st.floats(0.01, 0.99), st.integers(0, 2**31))
 def test_where_the_token_drawn_is_in_the_nucleus_the_nucleus_draws_it(probs, top_p, seed):
-    """Dividing by the sum does not change which token is first in the race."""
+    """Dividing by the sum does not change which p / E is the largest."""
     cut = nucleus(probs, top_p)
 
     def drawn(rows):
