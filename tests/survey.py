@@ -89,9 +89,8 @@ def main():
         for name, prompt in prompts.items():
             texts[name] = task.sample(model, prompt, list(labels), SEEDS, args.max_new_tokens)
         rows = rows_of(texts, labels, greedy_story, tokenizer)
-        print(
-            common.table(list(rows.values())), file=sys.stderr
-        )  # shown even if the rest is interrupted
+        # They are shown even if the rest is interrupted.
+        print(common.table(list(rows.values())), file=sys.stderr)
         report.rows |= rows
     report.finish()
 
